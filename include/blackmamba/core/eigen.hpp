@@ -1,0 +1,12 @@
+#pragma once
+/// \file
+/// Eigen's core, wherever the system keeps it: with Eigen's own include path, or below the system's as Debian installs it.
+/// For the fast CPU paths only; the reference and the CUDA paths do without.
+
+#if __has_include(<Eigen/Core>)
+#include <Eigen/Core>
+#elif __has_include(<eigen3/Eigen/Core>)
+#include <eigen3/Eigen/Core>
+#else
+#error "blackmamba: Eigen 3.4 is needed for the CPU path (Debian: apt-get install libeigen3-dev), or name its folder with -I"
+#endif

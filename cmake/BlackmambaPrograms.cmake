@@ -1,0 +1,18 @@
+# Flags of our own programs. None of them is on the library's interface: whoever uses the library chooses their own.
+
+add_library(blackmamba_program INTERFACE)
+target_link_libraries(blackmamba_program INTERFACE blackmamba::blackmamba)
+set(host "$<COMPILE_LANGUAGE:CXX>")
+target_compile_options(blackmamba_program INTERFACE "$<${host}:-Wall;-Wextra;-Wshadow>")
+if(BLACKMAMBA_WERROR)
+  target_compile_options(blackmamba_program INTERFACE "$<${host}:-Werror>")
+endif()
+if(BLACKMAMBA_NATIVE)
+  target_compile_options(blackmamba_program INTERFACE "$<${host}:-march=native>")
+endif()
+if(BLACKMAMBA_SANITIZE)
+  list(JOIN BLACKMAMBA_SANITIZE "," sanitizers)
+  set(sanitize_flags -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+  target_compile_options(blackmamba_program INTERFACE "$<${host}:${sanitize_flags}>")
+  target_link_options(blackmamba_program INTERFACE ${sanitize_flags})
+endif()

@@ -5,7 +5,7 @@
 ///
 /// An operation reads exact inputs, reduces over `terms` products in the accumulator, and rounds to storage `roundings` times on
 /// the way to each output. With u_T and u_A the unit roundoffs of storage and accumulator, |ref| the exact output and `scale`
-/// the largest magnitude that was summed (by default the largest |ref| of the tensor):
+/// the largest magnitude that was summed (the largest |ref| of the tensor, or `Cost::scale` where cancellation can leave less):
 ///
 ///   allowed = u_T · |ref|                       the output's own rounding
 ///           + (roundings - 1) · u_T · scale     roundings of intermediates, seen through a map of gain about one
@@ -24,6 +24,7 @@ struct Cost {
   double terms = 1;      ///< length of the longest reduction that reaches an output
   double roundings = 1;  ///< roundings to storage on the way, the output's own included
   double gain = 1;       ///< amplification of intermediate errors, 1 unless a reason is given
+  double scale = 0;      ///< a magnitude known to be summed, for tensors so small that all their outputs may cancel
 };
 
 /// Smallest subnormal of a storage scalar.
@@ -38,6 +39,7 @@ constexpr double smallest() {
 /// Allowed absolute error of one output whose exact value is `reference`.
 template <class T>
 double allowed_error(Cost const& cost, double reference, double scale) {
+  if (scale < cost.scale) scale = cost.scale;
   double const u_storage = scalar_traits<T>::unit_roundoff;
   double const u_accumulator = scalar_traits<accumulator_t<T>>::unit_roundoff;
   double const of_output = u_storage * std::fabs(reference);

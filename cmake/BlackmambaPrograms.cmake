@@ -1,18 +1,23 @@
-# Flags of our own programs. None of them is on the library's interface: whoever uses the library chooses their own.
+# Flags of our own programs: tests, benchmarks, examples. None of them is on the library's interface.
 
 add_library(blackmamba_program INTERFACE)
 target_link_libraries(blackmamba_program INTERFACE blackmamba::blackmamba)
-set(host "$<COMPILE_LANGUAGE:CXX>")
-target_compile_options(blackmamba_program INTERFACE "$<${host}:-Wall;-Wextra;-Wshadow>")
+
+set(flags -Wall -Wextra -Wshadow)
 if(BLACKMAMBA_WERROR)
-  target_compile_options(blackmamba_program INTERFACE "$<${host}:-Werror>")
+  list(APPEND flags -Werror)
 endif()
+target_compile_options(blackmamba_program INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${flags}>")
+
+# What decides how wide a pack is must be the same in every file of a program, so nvcc's host compiler is told as well.
 if(BLACKMAMBA_NATIVE)
-  target_compile_options(blackmamba_program INTERFACE "$<${host}:-march=native>")
+  target_compile_options(blackmamba_program INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-march=native>"
+                                                      "$<$<COMPILE_LANGUAGE:CUDA>:-Xcompiler=-march=native>")
 endif()
+
 if(BLACKMAMBA_SANITIZE)
   list(JOIN BLACKMAMBA_SANITIZE "," sanitizers)
-  set(sanitize_flags -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
-  target_compile_options(blackmamba_program INTERFACE "$<${host}:${sanitize_flags}>")
-  target_link_options(blackmamba_program INTERFACE ${sanitize_flags})
+  set(flags -fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(blackmamba_program INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${flags};-g1>")
+  target_link_options(blackmamba_program INTERFACE ${flags})
 endif()

@@ -1,0 +1,4 @@
+int x
+#if MISTAKE == 1  // refused: expected
+int y
+#endif

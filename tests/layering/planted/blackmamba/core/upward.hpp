@@ -1,0 +1,2 @@
+#pragma once
+#include <blackmamba/ops/scan/scan.hpp>

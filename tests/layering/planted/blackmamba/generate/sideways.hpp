@@ -1,0 +1,3 @@
+#pragma once
+#include <blackmamba/train/step.hpp>
+#include <blackmamba/core/long.hpp>

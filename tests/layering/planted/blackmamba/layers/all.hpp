@@ -1,0 +1,3 @@
+#pragma once
+#include <blackmamba/blackmamba.hpp>
+#include "../core/sound.hpp"

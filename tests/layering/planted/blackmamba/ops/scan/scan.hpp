@@ -1,0 +1,3 @@
+#pragma once
+#include <blackmamba/core/sound.hpp>
+  #  include <blackmamba/layers/all.hpp>

@@ -1,0 +1,57 @@
+#pragma once
+/// \file
+/// Routing rules: which experts a token goes to, and with what weight. What every rule shares stands here; each rule is a file
+/// beside this one.
+
+#include <blackmamba/core/context.hpp>
+#include <blackmamba/core/profile.hpp>
+#include <blackmamba/core/view.hpp>
+
+namespace blackmamba {
+
+/// Arguments of every routing rule. `T` is the storage scalar of the logits.
+template <Scalar T>
+struct RouteArgs {
+  View<T const, 2> logits{};            ///< (tokens, E) the router's outputs
+  View<int, 2> experts{};               ///< (tokens, k) out: the chosen experts, best first
+  View<accumulator_t<T>, 2> weights{};  ///< (tokens, k) out: what each expert's output is multiplied by
+  bool normalise = true;                ///< whether the k weights of a token sum to 1; for rules with more than one weight
+};
+
+namespace detail {
+
+template <Scalar T>
+void check_route(char const* op, RouteArgs<T> const& a) {
+  Index const tokens = a.logits.extent(0), E = a.logits.extent(1), k = a.experts.extent(1);
+  check_value(k >= 1 && k <= E, op, "experts has ", k, " slots for a token, outside 1 to the ", E, " experts of logits");
+  check_shape(op, "experts", a.experts, Shape<2>{tokens, k}, "logits");
+  check_shape(op, "weights", a.weights, Shape<2>{tokens, k}, "experts");
+}
+
+/// Before anything is written, and in one order on every context, so that the token named is the first one.
+template <Scalar T>
+void check_no_nan(char const* op, View<T const, 2> logits) {
+  for (Index i = 0; i < logits.extent(0); ++i)
+    for (Index j = 0; j < logits.extent(1); ++j) {
+      auto const x = widen(logits(i, j));
+      check_value(x == x, op, "the logit of token ", i, " for expert ", j, " is NaN");
+    }
+}
+
+/// Tokens are independent, so a rule is written for one token and serves both contexts with the same bits.
+template <class Row>
+void for_each_token(Cpu const& ctx, Index tokens, Index E, Row const& row) {
+  parallel_ranges(ctx.threads(), tokens, 1 + (1 << 14) / (E + 1), [&](Index begin, Index end) {
+    for (Index i = begin; i < end; ++i) row(i);
+  });
+}
+template <class Row>
+void for_each_token(Reference const&, Index tokens, Index, Row const& row) {
+  for (Index i = 0; i < tokens; ++i) row(i);
+}
+
+}  // namespace detail
+}  // namespace blackmamba
+
+#include <blackmamba/ops/route/top1_sigmoid.hpp>
+#include <blackmamba/ops/route/top_k_softmax.hpp>

@@ -1,0 +1,48 @@
+#pragma once
+/// \file
+/// The published BlackMamba's rule at inference: the expert with the largest logit, gated by its sigmoid.
+
+#include <blackmamba/ops/activation/functions.hpp>
+#include <blackmamba/ops/route/route.hpp>
+
+namespace blackmamba {
+
+template <std::derived_from<Reference> Ctx, Scalar T>
+void route_top1_sigmoid_on(Ctx const& ctx, RouteArgs<T> const& a) {
+  detail::check_no_nan("route_top1_sigmoid", a.logits);
+  Index const E = a.logits.extent(1);
+  detail::for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
+    Index best = 0;
+    for (Index j = 1; j < E; ++j)
+      if (widen(a.logits(i, j)) > widen(a.logits(i, best))) best = j;
+    a.experts(i, 0) = static_cast<int>(best);
+    a.weights(i, 0) = sigmoid(widen(a.logits(i, best)));
+  });
+}
+
+namespace detail {
+
+struct route_top1_sigmoid_fn {
+  template <class Ctx, Scalar T>
+  void operator()(Ctx const& ctx, RouteArgs<T> const& a) const {
+    check_route("route_top1_sigmoid", a);
+    check_value(a.experts.extent(1) == 1, "route_top1_sigmoid", "experts has ", a.experts.extent(1),
+                " slots for a token, the rule fills 1");
+    ProfileRange const range{"route_top1_sigmoid"};
+    route_top1_sigmoid_on(ctx, a);
+  }
+};
+
+}  // namespace detail
+
+/// Each token to the expert with the largest logit, the lowest index on ties:
+///
+///   e = argmax_j x_j ;   w = 1 / (1 + exp(-x_e))
+///
+/// Shapes: logits (tokens, E), any strides; experts, weights (tokens, 1). Read in `T`, computed in accumulator_t<T>; `normalise`
+/// has nothing to do. Nothing may alias. Does not synchronise. Throws `shape_error` on extents that disagree, and `value_error`
+/// on more than one slot and on a NaN (naming token and expert); nothing is written then.
+/// Source: Anthony et al. 2024, arXiv:2402.01771, and its published code.
+inline constexpr detail::route_top1_sigmoid_fn route_top1_sigmoid{};
+
+}  // namespace blackmamba

@@ -85,5 +85,7 @@ endif()
 if(NOT "${report}" STREQUAL "${expected}")
   list(JOIN report "\n  " report)
   list(JOIN expected "\n  " expected)
-  message(FATAL_ERROR "found:\n  ${report}\nexpected:\n  ${expected}")
+  # A notice keeps its lines; a fatal message is wrapped into a paragraph.
+  message(NOTICE "found:\n  ${report}\nexpected:\n  ${expected}")
+  message(FATAL_ERROR "layering check failed")
 endif()

@@ -18,6 +18,8 @@ namespace blackmamba::io {
 
 namespace detail {
 
+using Family = ModelConfig::Family;
+
 /// What one entry of `mamba_moe_layers` means to the published code: the first characters choose the block, the last one counts the
 /// experts. So "12" is a dense MLP, and "21" a mixture of one expert.
 inline LayerSpec layer_from_text(std::string_view text, Index layer, std::string const& file) {
@@ -114,7 +116,6 @@ inline ModelConfig transformers_config(ConfigReader const& in, Family family) {
   d.d_inner = in.product("expand", in.present("expand") ? in.positive("expand") : 2, d.d_model);
   if (std::string const act = in.text("hidden_act", "silu"); act != "silu" && act != "swish")
     in.fail("hidden_act", "is not silu, the only one that these models have here");
-  out.activation = Activation::silu;
   out.layers.assign(static_cast<std::size_t>(d.depth), LayerSpec{.mamba = true});
   return out;
 }

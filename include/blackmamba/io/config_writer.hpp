@@ -33,7 +33,8 @@ inline Json blackmamba_json(ModelConfig const& config) {
            {"conv_dimension", d.d_conv}, {"vocab_size", d.vocab},      {"expansion_factor", expansion(d)},
            {"mamba_moe_layers", layers}, {"ffn_hidden_size", d.d_ffn}, {"add_bias_linear", d.linear_bias},
            {"swiglu", config.gated}};
-  if (config.max_sequence_length) out["max_sequence_length"] = config.max_sequence_length;
+  // The published loader asks for this key and never looks at its value.
+  out["max_sequence_length"] = config.max_sequence_length ? Json(config.max_sequence_length) : Json(nullptr);
   if (config.activation != Activation::gelu_erf) out["activation"] = to_string(config.activation);
   return out;
 }
@@ -92,7 +93,8 @@ inline void check_written(ModelConfig const& config, ModelConfig const& back) {
 inline std::string to_json(ModelConfig const& config) {
   check_dims(config.dims);
   ModelConfig const full = detail::spelt_out(config);
-  auto const json = full.family == Family::blackmamba ? detail::blackmamba_json(full) : detail::transformers_json(full);
+  auto const json =
+      full.family == ModelConfig::Family::blackmamba ? detail::blackmamba_json(full) : detail::transformers_json(full);
   std::string const text = json.dump(1) + "\n";
   detail::check_written(full, parse_config(text, "config.json"));
   return text;

@@ -9,13 +9,6 @@
 
 namespace blackmamba::io {
 
-/// The published families: they differ in their blocks, their last norm and their tensors' names.
-enum class Family { blackmamba, mamba, mamba2 };
-
-constexpr char const* to_string(Family family) {
-  return family == Family::blackmamba ? "blackmamba" : family == Family::mamba ? "mamba" : "mamba2";
-}
-
 enum class FeedForward { none, dense, mixture };
 
 /// One layer: a Mamba mixer, a feed-forward part, or both in parallel on the same residual.
@@ -28,6 +21,9 @@ struct LayerSpec {
 };
 
 struct ModelConfig {
+  /// The published families: they differ in their blocks, their last norm and their tensors' names.
+  enum class Family { blackmamba, mamba, mamba2 };
+
   Family family = Family::blackmamba;
   Dims dims{};  ///< n_experts: the most that a layer has; depth: the number of layers
   std::vector<LayerSpec> layers{};
@@ -37,5 +33,10 @@ struct ModelConfig {
 
   friend bool operator==(ModelConfig const&, ModelConfig const&) = default;
 };
+
+constexpr char const* to_string(ModelConfig::Family family) {
+  using Family = ModelConfig::Family;
+  return family == Family::blackmamba ? "blackmamba" : family == Family::mamba ? "mamba" : "mamba2";
+}
 
 }  // namespace blackmamba::io

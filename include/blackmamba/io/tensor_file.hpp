@@ -17,6 +17,7 @@
 #include <blackmamba/io/mapped_file.hpp>
 #include <blackmamba/io/safetensors.hpp>
 #include <blackmamba/io/tensor_info.hpp>
+#include <blackmamba/io/torch_checkpoint.hpp>
 
 namespace blackmamba::io {
 
@@ -103,8 +104,8 @@ class TensorFile {
     for (auto& tensor : tensors) {
       auto const [place, fresh] = places_.emplace(tensor.name, tensors_.size());
       if (!fresh)
-        throw file_error(
-            concat(tensor.file, ": tensor ", detail::in_quotes(tensor.name), " is in ", tensors_[place->second].file, " too"));
+        throw file_error(concat(tensor.file, ": tensor ", detail::in_quotes(tensor.name), " is there a second time, after ",
+                                tensors_[place->second].file));
       tensors_.push_back(std::move(tensor));
     }
   }
@@ -165,7 +166,8 @@ class TensorFile {
 };
 
 inline std::vector<TensorInfo> TensorFile::parse(std::span<std::byte const> bytes, std::string const& name) {
-  return parse_safetensors(bytes, name);
+  bool const torch = is_zip(bytes) || name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth");
+  return torch ? parse_torch(bytes, name) : parse_safetensors(bytes, name);
 }
 
 inline void TensorFile::open_shards(std::filesystem::path const& index) {

@@ -1,0 +1,48 @@
+#pragma once
+// What the programs share: the model's options, and errors as one line on standard error with exit status 1.
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "support/session.hpp"
+
+namespace program {
+
+/// Parses the command line, runs `body`, and returns the exit status of the program.
+template <class Body>
+int run(CLI::App& app, int argc, char** argv, Body&& body) {
+  try {
+    app.parse(argc, argv);
+  } catch (CLI::ParseError const& e) {
+    return app.exit(e);
+  }
+  try {
+    body();
+    return 0;
+  } catch (std::exception const& e) {
+    std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), e.what());
+    return 1;
+  }
+}
+
+/// Adds the options that choose a model, its device and its scalar.
+inline void add_model_options(CLI::App& app, ModelChoice& choice) {
+  auto* const folder = app.add_option(
+      "--model", choice.folder, "Folder of a checkpoint: config.json beside model.safetensors, its shards, or pytorch_model.bin");
+  auto* const preset = app.add_option("--preset", choice.preset,
+                                      "Size of a model with random weights: tiny, mamba-130m, blackmamba-340m-1.5b, "
+                                      "blackmamba-630m-2.8b")
+                           ->excludes(folder);
+  folder->excludes(preset);
+  app.add_option("--init-seed", choice.seed, "Seed of the random weights of --preset")->capture_default_str();
+  app.add_option("--device", choice.device, "cpu (fast) or reference (plain loops)")->capture_default_str();
+  app.add_option("--dtype", choice.dtype, "Scalar that weights and activations are stored in: f64, f32, bf16, f16")
+      ->capture_default_str();
+  app.callback([&choice] {
+    if (choice.folder.empty() && choice.preset.empty()) throw CLI::RequiredError("one of --model and --preset");
+  });
+}
+
+}  // namespace program

@@ -1,0 +1,62 @@
+#pragma once
+// The one implementation of `Session`, for any network, scalar and device.
+
+#include <vector>
+
+#include <blackmamba/generate/generate.hpp>
+#include <blackmamba/generate/score.hpp>
+#include <blackmamba/io/load.hpp>
+#include <blackmamba/io/presets.hpp>
+
+#include "support/session.hpp"
+
+namespace program {
+
+template <class Net, class T, class Ctx>
+class SessionOf : public Session {
+ public:
+  explicit SessionOf(typename Net::Dims const& dims) : model_{dims} {}
+
+  Model<Net, T, Ctx>& model() { return model_; }
+
+  Index vocab() const override { return model_.dims().vocab; }
+  Index parameters() const override { return count_parameters<Net>(model_.dims()).total; }
+  int threads() const override { return model_.ctx().threads(); }
+
+  Score score(View<Token const, 2> tokens, View<Token const, 2> targets, ScoreOptions const& options,
+              OnLogits const& on_logits) override {
+    std::vector<double> row(static_cast<std::size_t>(vocab()));
+    return blackmamba::score(model_, tokens, targets, options, [&](Index begin, View<T const, 3> logits) {
+      if (!on_logits) return;
+      for (Index b = 0; b < logits.extent(0); ++b)
+        for (Index l = 0; l < logits.extent(1); ++l) {
+          for (std::size_t v = 0; v < row.size(); ++v) row[v] = static_cast<double>(widen(logits(b, l, v)));
+          on_logits(b, begin + l, row);
+        }
+    });
+  }
+
+  Index generate(std::span<Token const> prompt, GenerateOptions const& options,
+                 std::function<bool(View<Token const, 1>)> const& on_tokens) override {
+    return blackmamba::generate(model_, prompt, options, on_tokens);
+  }
+
+ private:
+  Model<Net, T, Ctx> model_;
+};
+
+template <class T, class Ctx>
+std::unique_ptr<Session> open_session_as(ModelChoice const& choice) {
+  bool const from_file = !choice.folder.empty();
+  auto const config = from_file ? io::read_config(choice.folder) : io::preset(choice.preset);
+  return io::with_network(config, [&]<class Net>(Type<Net>, auto const& dims) -> std::unique_ptr<Session> {
+    auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims);
+    if (from_file)
+      io::load_weights(session->model(), io::TensorFile::open(choice.folder), io::Naming{config.family});
+    else
+      session->model().initialise(choice.seed);
+    return session;
+  });
+}
+
+}  // namespace program

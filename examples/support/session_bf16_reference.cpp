@@ -1,0 +1,3 @@
+#include "support/session_as.hpp"
+
+template std::unique_ptr<program::Session> program::open_session_as<blackmamba::bf16, blackmamba::Reference>(ModelChoice const&);

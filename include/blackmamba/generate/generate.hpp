@@ -1,0 +1,77 @@
+#pragma once
+/// \file
+/// Text from a model: prefill the prompt once, then one step and one draw a token.
+
+#include <span>
+#include <vector>
+
+#include <blackmamba/generate/options.hpp>
+#include <blackmamba/model/model.hpp>
+#include <blackmamba/ops/sample/sample.hpp>
+
+namespace blackmamba {
+
+/// Continues `prompt` and hands every new row of tokens, one a continuation, to `on_tokens`; stops early when that returns false.
+/// Returns the number of rows handed out.
+///
+/// Memory: the states, the logits and the history are allocated before the first token; steps allocate nothing.
+/// Throws `value_error` on an empty prompt, on a token outside the vocabulary and on options outside their domains, and when the
+/// logits are not numbers.
+template <class Net, Scalar T, Context Ctx, class OnTokens>
+requires std::is_invocable_r_v<bool, OnTokens&, View<Token const, 1>> Index generate(Model<Net, T, Ctx> const& model,
+                                                                                     std::span<Token const> prompt,
+                                                                                     GenerateOptions const& options,
+                                                                                     OnTokens&& on_tokens) {
+  Index const length = static_cast<Index>(prompt.size()), B = options.batch, V = model.dims().vocab;
+  check_value(length > 0, "generate", "the prompt is empty: the model needs at least one token to go on from");
+  check_value(B >= 1, "generate", "batch is ", B, ", not at least 1");
+  check_value(options.max_new_tokens >= 0, "generate", "max_new_tokens is ", options.max_new_tokens, ", not at least 0");
+  check_value(options.prefill_chunk >= 1, "generate", "prefill_chunk is ", options.prefill_chunk, ", not at least 1");
+
+  auto first = model.make_state(1);
+  Tensor<T, 2> logits{Shape<2>{B, V}};
+  for (Index at = 0; at < length; at += options.prefill_chunk) {
+    Index const count = length - at < options.prefill_chunk ? length - at : options.prefill_chunk;
+    View<Token const, 2> const chunk{prompt.data() + at, Shape<2>{1, count}};
+    model.forward_last(chunk, logits.view().slice(0, 0, 1), {.state = &first});
+  }
+  auto state = model.make_state(B);
+  state.broadcast(first);
+  for (Index b = 1; b < B; ++b)
+    for (Index v = 0; v < V; ++v) logits(b, v) = logits(0, v);
+
+  Tensor<Token, 2> history{Shape<2>{B, length + options.max_new_tokens}};
+  Tensor<Token, 1> tokens{Shape<1>{B}};
+  Tensor<Index, 1> draws{Shape<1>{B}};
+  for (Index b = 0; b < B; ++b)
+    for (Index i = 0; i < length; ++i) history(b, i) = prompt[static_cast<std::size_t>(i)];
+
+  for (Index t = 0; t < options.max_new_tokens; ++t) {
+    for (Index b = 0; b < B; ++b) draws(b) = t * B + b;
+    sample(model.ctx(), SampleArgs<T>{.logits = logits,
+                                      .options = options.sample,
+                                      .random = Random{options.seed},
+                                      .draws = draws,
+                                      .history = history.view().slice(1, 0, length + t),
+                                      .tokens = tokens});
+    for (Index b = 0; b < B; ++b) history(b, length + t) = tokens(b);
+    if (!on_tokens(View<Token const, 1>{tokens.view()})) return t + 1;
+    if (t + 1 < options.max_new_tokens) model.step(tokens, logits, state);
+  }
+  return options.max_new_tokens;
+}
+
+/// As above, and returns all new tokens, (batch, max_new_tokens).
+template <class Net, Scalar T, Context Ctx>
+Tensor<Token, 2> generate(Model<Net, T, Ctx> const& model, std::span<Token const> prompt, GenerateOptions const& options) {
+  Tensor<Token, 2> out{Shape<2>{options.batch, options.max_new_tokens}};
+  Index at = 0;
+  generate(model, prompt, options, [&](View<Token const, 1> tokens) {
+    for (Index b = 0; b < tokens.size(); ++b) out(b, at) = tokens(b);
+    ++at;
+    return true;
+  });
+  return out;
+}
+
+}  // namespace blackmamba

@@ -1,0 +1,41 @@
+#pragma once
+/// \file
+/// What travels with a pass through the network beside the tensors: the context, the packing, and whoever listens.
+
+#include <functional>
+#include <type_traits>
+
+#include <blackmamba/core/context.hpp>
+#include <blackmamba/core/view.hpp>
+
+namespace blackmamba {
+
+/// A tensor that a layer reads, and one that it writes. The scalar is deduced from the pass, so any view that converts will do.
+template <class T, int Rank>
+using Input = std::type_identity_t<View<T const, Rank>>;
+template <class T, int Rank>
+using Output = std::type_identity_t<View<T, Rank>>;
+
+/// Routers may decide otherwise while the network learns.
+enum class Mode { inference, training };
+
+/// Receives intermediate tensors, (rows, width), while they are valid: "mixer_output" and "router_logits" of every layer.
+/// Unset, it costs one branch.
+template <Scalar T>
+using Tap = std::function<void(Index layer, char const* what, View<T const, 2> value)>;
+
+/// One pass of one or more sequences.
+template <Context Ctx, Scalar T>
+struct Pass {
+  Ctx const& ctx;
+  View<Index const, 1> offsets{};  ///< packed sequences: (S + 1) positions in the one row of the batch; absent: a batch of equals
+  Mode mode = Mode::inference;
+  Tap<T> const* tap = nullptr;
+  Index layer = 0;  ///< index of the block that runs, for the tap
+
+  void show(char const* what, Input<T, 2> value) const {
+    if (tap && *tap) (*tap)(layer, what, value);
+  }
+};
+
+}  // namespace blackmamba

@@ -1,0 +1,120 @@
+#pragma once
+/// \file
+/// Readers of the parameter walk that every model uses: binding to one flat array, and initialisation.
+
+#include <cmath>
+#include <memory>
+
+#include <blackmamba/core/arena.hpp>
+#include <blackmamba/core/parallel.hpp>
+#include <blackmamba/core/random.hpp>
+#include <blackmamba/layers/walk.hpp>
+
+namespace blackmamba {
+
+namespace detail {
+
+/// Every tensor starts at a multiple of this many elements, so rows stay aligned whatever stands before them.
+inline constexpr Index parameter_alignment = 64;
+
+constexpr Index padded(Index elements) { return ceil_div(elements, parameter_alignment) * parameter_alignment; }
+
+struct FlatSizeReader : NamelessWalk {
+  Index elements = 0;
+  constexpr void operator()(char const*, auto&, auto shape, Init, Decay) { elements += padded(element_count(shape)); }
+  constexpr void experts(char const*, char const*, auto&, auto shape, Index, Init, Decay) {
+    elements += padded(element_count(shape));
+  }
+};
+
+template <class T>
+struct BindReader : NamelessWalk {
+  T* next;
+  explicit BindReader(T* first) : next{first} {}
+
+  template <int Rank>
+  void operator()(char const*, View<T, Rank>& view, Shape<Rank> shape, Init, Decay) {
+    view = View<T, Rank>{next, shape};
+    next += padded(element_count(shape));
+  }
+  template <int Rank>
+  void experts(char const*, char const* name, View<T, Rank>& view, Shape<Rank> shape, Index, Init init, Decay decay) {
+    (*this)(name, view, shape, init, decay);
+  }
+};
+
+/// Draws every tensor from its own stream, numbered by its place in the walk, so threads do not matter.
+struct InitialiseReader : NamelessWalk {
+  Random random;
+  Index layers;
+  std::uint64_t tensor = 0;
+
+  InitialiseReader(Random r, Index n_layers) : random{r}, layers{n_layers < 1 ? 1 : n_layers} {}
+
+  template <class T, int Rank>
+  void operator()(char const*, View<T, Rank>& view, Shape<Rank> shape, Init init, Decay) {
+    Random const stream = random.split(tensor++);
+    Index const fan_in = shape[Rank - 1];
+    double const bound = 1 / std::sqrt(static_cast<double>(fan_in > 0 ? fan_in : 1));
+    auto const fill = [&](auto&& value) {
+      parallel_ranges(available_threads(), view.size(), Index{1} << 16, [&](Index begin, Index end) {
+        for (Index i = begin; i < end; ++i)
+          view.data()[i] = static_cast<T>(static_cast<accumulator_t<T>>(value(static_cast<std::uint64_t>(i))));
+      });
+    };
+    switch (init) {
+      case Init::zeros:
+        return fill([](auto) { return 0.0; });
+      case Init::ones:
+        return fill([](auto) { return 1.0; });
+      case Init::embedding:
+        return fill([&](auto i) { return 0.02 * stream.normal(i); });
+      case Init::linear:
+      case Init::step_weight:
+        return fill([&](auto i) { return stream.uniform(i, -bound, bound); });
+      case Init::residual:
+        return fill([&, b = bound / std::sqrt(static_cast<double>(layers))](auto i) { return stream.uniform(i, -b, b); });
+      case Init::step_bias:
+        return fill([&](auto i) {
+          double const dt = 0.001 * std::pow(100.0, stream.uniform(i));
+          return dt + std::log(-std::expm1(-dt));
+        });
+      case Init::s4d_log:
+        return fill([&](auto i) { return std::log(1.0 + static_cast<double>(i % static_cast<std::uint64_t>(fan_in))); });
+    }
+  }
+  template <class T, int Rank>
+  void experts(char const*, char const* name, View<T, Rank>& view, Shape<Rank> shape, Index, Init init, Decay decay) {
+    (*this)(name, view, shape, init, decay);
+  }
+};
+
+}  // namespace detail
+
+/// The parameters of a network as one flat array in the order of the walk, and views of each.
+template <class Net, Scalar T>
+class Weights {
+ public:
+  explicit Weights(typename Net::Dims const& dims) : memory_{std::make_unique<Arena>()} {
+    detail::FlatSizeReader size;
+    Net::parameters(params_, dims, size);
+    flat_ = memory_->template take_zeros<T>(Shape<1>{size.elements});
+    detail::BindReader<T> bind{flat_.data()};
+    Net::parameters(params_, dims, bind);
+  }
+
+  typename Net::template Params<T> const& params() const { return params_; }
+  View<T, 1> flat() const { return flat_; }
+
+  template <class Reader>
+  void walk(typename Net::Dims const& dims, Reader& reader) {
+    Net::parameters(params_, dims, reader);
+  }
+
+ private:
+  std::unique_ptr<Arena> memory_;
+  View<T, 1> flat_{};
+  typename Net::template Params<T> params_{};
+};
+
+}  // namespace blackmamba

@@ -113,13 +113,20 @@ class View {
     if constexpr (Rank == 1) {
       return {data_, Shape<2>{1, shape_[0]}, Shape<2>{shape_[0], stride_[0]}};
     } else {
-      Index count = 1;
-      for (int i = 0; i < Rank - 1; ++i) count *= shape_[i];
-      for (int i = 0; i < Rank - 2; ++i)
-        if (shape_[i] > 1 && count > 0 && stride_[i] != stride_[i + 1] * shape_[i + 1])
-          throw shape_error(
-              concat("a view of shape ", to_string(shape_), " and strides ", to_string(stride_), " does not fold into rows"));
-      Index const step = shape_[Rank - 2] > 1 ? stride_[Rank - 2] : outermost_step();
+      // From the innermost outwards; extents of 1 fold with any stride.
+      Index count = 1, step = stride_[Rank - 2];
+      bool folds = true;
+      for (int i = Rank - 2; i >= 0; --i) {
+        if (shape_[i] == 1) continue;
+        if (count == 1)
+          step = stride_[i];
+        else
+          folds = folds && stride_[i] == step * count;
+        count *= shape_[i];
+      }
+      if (!folds && count > 0)
+        throw shape_error(
+            concat("a view of shape ", to_string(shape_), " and strides ", to_string(stride_), " does not fold into rows"));
       return {data_, Shape<2>{count, shape_[Rank - 1]}, Shape<2>{step, stride_[Rank - 1]}};
     }
   }
@@ -134,17 +141,22 @@ class View {
     return true;
   }
 
-  /// With a single row per batch the row stride may be anything; the step is then the nearest outer stride that is used.
-  constexpr Index outermost_step() const {
-    for (int i = Rank - 2; i >= 0; --i)
-      if (shape_[i] > 1) return stride_[i];
-    return stride_[Rank - 2];
-  }
-
   T* data_ = nullptr;
   Shape<Rank> shape_{};
   Shape<Rank> stride_{};
 };
+
+/// (…, G · N) as (…, G, N): the last dimension split, no memory moves. `G` must divide it.
+template <class T, int Rank>
+constexpr View<T, Rank + 1> split_last(View<T, Rank> const& view, Index G) {
+  Shape<Rank + 1> shape, stride;
+  for (int i = 0; i < Rank; ++i) shape[i] = view.extent(i), stride[i] = view.stride(i);
+  shape[Rank - 1] = G;
+  shape[Rank] = view.extent(Rank - 1) / G;
+  stride[Rank] = view.stride(Rank - 1);
+  stride[Rank - 1] = shape[Rank] * stride[Rank];
+  return {view.data(), shape, stride};
+}
 
 /// `check_shape` for a view.
 template <class T, int Rank>

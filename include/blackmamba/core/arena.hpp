@@ -100,18 +100,21 @@ class Arena {
   void* take_bytes(std::size_t bytes) {
     bytes = (bytes + alignment - 1) / alignment * alignment;
     if (bytes == 0) bytes = alignment;  // an empty tensor is present, and a view of it must say so
-    while (block_ < blocks_.size() && used_ + bytes > blocks_[block_].size) {
-      ++block_;
-      used_ = 0;
+    // Nothing of the arena changes before the memory is there, so a refused take leaves it as it was.
+    std::size_t block = block_, used = used_;
+    while (block < blocks_.size() && used + bytes > blocks_[block].size) {
+      ++block;
+      used = 0;
     }
-    if (block_ == blocks_.size()) {
+    if (block == blocks_.size()) {
       if (sealed_)
         throw memory_error(concat("a sealed arena of ", capacity(), " bytes, ", total_, " in use, was asked for ", bytes, " more"));
       std::size_t const grown = blocks_.empty() ? first_block : capacity();
       blocks_.push_back(allocate(bytes > grown ? bytes : grown));
     }
-    void* const memory = blocks_[block_].memory.get() + used_;
-    used_ += bytes;
+    void* const memory = blocks_[block].memory.get() + used;
+    block_ = block;
+    used_ = used + bytes;
     total_ += bytes;
     if (total_ > peak_) peak_ = total_;
     return memory;
@@ -124,7 +127,11 @@ class Arena {
     if (total_ == 0 && blocks_.size() > 1 && !sealed_) {
       blocks_.clear();
       block_ = used_ = 0;
-      blocks_.push_back(allocate(peak_));
+      try {
+        blocks_.push_back(allocate(peak_));
+      } catch (memory_error const&) {
+        // Called as a scope ends, so it must not throw: the next take allocates, or says what is missing.
+      }
     }
   }
 

@@ -41,12 +41,13 @@ std::string to_string(Shape<Rank> const& shape) {
 template <int Rank>
 constexpr Index element_count(Shape<Rank> const& shape) {
   Index count = 1;
-  bool overflowed = false;
+  bool overflowed = false, empty = false;
   for (int i = 0; i < Rank; ++i) {
     if (shape[i] < 0) throw shape_error(concat("extent ", i, " of ", to_string(shape), " is negative"));
-    if (shape[i] == 0) return 0;
+    empty |= shape[i] == 0;
     overflowed |= __builtin_mul_overflow(count, shape[i], &count);
   }
+  if (empty) return 0;
   if (overflowed) throw shape_error(concat("a tensor of shape ", to_string(shape), " has more than 2^63 - 1 elements"));
   return count;
 }

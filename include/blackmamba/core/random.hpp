@@ -45,7 +45,7 @@ double polynomial(double const (&c)[N], double x) {
   return sum;
 }
 
-/// Natural logarithm of a positive normal number, within 2 units in the last place, the same bits everywhere:
+/// Natural logarithm of a positive normal number, within 3 units in the last place, the same bits everywhere:
 /// x = m 2^e with m in [√½, √2), log m = 2 artanh((m-1)/(m+1)) by its series.
 inline double portable_log(double x) {
   int e;

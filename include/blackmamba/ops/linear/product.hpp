@@ -1,0 +1,109 @@
+#pragma once
+/// \file
+/// The linear map of many rows: Eigen's product on fixed tiles, the tiles over threads.
+
+#include <algorithm>
+#include <atomic>
+#include <type_traits>
+
+#include <blackmamba/core/eigen.hpp>
+#include <blackmamba/core/simd.hpp>
+#include <blackmamba/ops/linear/linear.hpp>
+
+namespace blackmamba::detail {
+
+/// A tile of y: at most `outputs` rows of the weight by `rows` rows of x, summed over `depth` inputs at a time. Packed, a block
+/// of the weight fits into half a megabyte of second-level cache beside what streams past it.
+struct linear_tile {
+  static constexpr Index outputs = 192, rows = 256, depth = 256;
+};
+
+/// res += lhs · rhs on the calling thread, with lhs (rows, depth) row-major, rhs (depth, cols) and res (rows, cols) column-major.
+///
+/// Goes to the kernel below Eigen's operators. The operators would allocate, would choose blocks from the size of the machine's
+/// caches, and, outside a parallel region, would start threads of their own: none of the three is ours to hand over.
+template <class A>
+class TileProduct : Eigen::internal::level3_blocking<A, A> {
+ public:
+  /// Elements of temporary memory that one thread needs, and where they are: 64-byte aligned.
+  static constexpr Index scratch = (linear_tile::outputs + linear_tile::rows) * linear_tile::depth;
+  explicit TileProduct(A* memory) {
+    this->m_blockA = memory;
+    this->m_blockB = memory + linear_tile::outputs * linear_tile::depth;
+  }
+
+  void operator()(Index rows, Index cols, Index depth, A const* lhs, Index lhs_stride, A const* rhs, Index rhs_stride, A* res,
+                  Index res_stride) {
+    this->m_mc = rows, this->m_nc = cols, this->m_kc = depth;
+    Eigen::internal::general_matrix_matrix_product<Eigen::Index, A, Eigen::RowMajor, false, A, Eigen::ColMajor, false,
+                                                   Eigen::ColMajor, 1>::run(rows, cols, depth, lhs, lhs_stride, rhs, rhs_stride,
+                                                                            res, 1, res_stride, A(1), *this, nullptr);
+  }
+};
+
+/// Rows of `from` (count, width) from element (row, column) on, widened into row-major memory.
+template <class T>
+void widen_block(View<T const, 2> const& from, Index row, Index column, Index count, Index width, accumulator_t<T>* to) {
+  using namespace simd;
+  constexpr Index W = simd::width<accumulator_t<T>>;
+  for (Index r = 0; r < count; ++r, to += width) {
+    T const* const p = from.data() + (row + r) * from.stride(0) + column;
+    Index i = 0;
+    for (; i + W <= width; i += W) store(to + i, load(p + i));
+    for (; i < width; ++i) to[i] = widen(p[i]);
+  }
+}
+
+template <Scalar T>
+void linear_product(Cpu const& ctx, LinearArgs<T> const& a) {
+  using A = accumulator_t<T>;
+  using Tile = linear_tile;
+  constexpr bool narrow = !std::is_same_v<T, A>;
+  Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0);
+  Index const tiles_of_outputs = ceil_div(N, Tile::outputs), tiles = tiles_of_outputs * ceil_div(M, Tile::rows);
+  Index const slots = std::min<Index>(ctx.threads(), tiles);
+
+  // A thread's memory: packed operands, and for narrow storage their widened blocks and the sums.
+  Index const widened = narrow ? (Tile::outputs + Tile::rows) * Tile::depth + Tile::outputs * Tile::rows : 0;
+  auto const scope = ctx.scratch().scope();
+  auto const memory = ctx.scratch().template take<A>(Shape{slots, TileProduct<A>::scratch + widened});
+  std::atomic<Index> next{0};
+  parallel_for(static_cast<int>(slots), slots, [&](Index slot) {
+    TileProduct<A> product{&memory(slot, 0)};
+    A* const wide_w = &memory(slot, 0) + TileProduct<A>::scratch;
+    A* const wide_x = wide_w + Tile::outputs * Tile::depth;
+    A* const wide_y = wide_x + Tile::rows * Tile::depth;
+    for (Index tile; (tile = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) {
+      Index const n = tile % tiles_of_outputs * Tile::outputs, outputs = std::min(Tile::outputs, N - n);
+      Index const m = tile / tiles_of_outputs * Tile::rows, rows = std::min(Tile::rows, M - m);
+      A* sums;
+      Index sums_stride;
+      if constexpr (narrow)
+        sums = wide_y, sums_stride = outputs;
+      else
+        sums = &a.y(m, n), sums_stride = a.y.stride(0);
+      for (Index i = 0; i < rows; ++i)
+        for (Index j = 0; j < outputs; ++j) sums[i * sums_stride + j] = a.bias ? widen(a.bias(n + j)) : A(0);
+
+      for (Index k = 0; k < K; k += Tile::depth) {
+        Index const depth = std::min(Tile::depth, K - k);
+        if constexpr (narrow) {
+          widen_block(a.weight, n, k, outputs, depth, wide_w);
+          widen_block(a.x, m, k, rows, depth, wide_x);
+          product(outputs, rows, depth, wide_w, depth, wide_x, depth, sums, sums_stride);
+        } else {
+          product(outputs, rows, depth, &a.weight(n, k), a.weight.stride(0), &a.x(m, k), a.x.stride(0), sums, sums_stride);
+        }
+      }
+      if constexpr (narrow)
+        for (Index i = 0; i < rows; ++i) {
+          constexpr Index W = simd::width<A>;
+          Index j = 0;
+          for (; j + W <= outputs; j += W) simd::store(&a.y(m + i, n + j), simd::load(sums + i * sums_stride + j));
+          for (; j < outputs; ++j) a.y(m + i, n + j) = static_cast<T>(sums[i * sums_stride + j]);
+        }
+    }
+  });
+}
+
+}  // namespace blackmamba::detail

@@ -21,7 +21,7 @@
 
 namespace blackmamba::simd {
 
-namespace detail {
+namespace elementary {
 
 template <class A>
 struct bits_of;
@@ -243,43 +243,43 @@ inline pack<A> erf(pack<A> x) {
   return select(absolute<A>(x) > A(1), with_sign<A>(outer, x), x + x * inner);
 }
 
-}  // namespace detail
+}  // namespace elementary
 
-inline pack<float> exp(pack<float> x) { return detail::exp<float>(x); }
-inline pack<double> exp(pack<double> x) { return detail::exp<double>(x); }
+inline pack<float> exp(pack<float> x) { return elementary::exp<float>(x); }
+inline pack<double> exp(pack<double> x) { return elementary::exp<double>(x); }
 
 /// e^x where results near and under the smallest normal number do not matter: a few instructions fewer, and never a subnormal.
-inline pack<float> exp_flushed(pack<float> x) { return detail::exp_flushed<float>(x); }
-inline pack<double> exp_flushed(pack<double> x) { return detail::exp_flushed<double>(x); }
+inline pack<float> exp_flushed(pack<float> x) { return elementary::exp_flushed<float>(x); }
+inline pack<double> exp_flushed(pack<double> x) { return elementary::exp_flushed<double>(x); }
 
 /// 2^x, flushed likewise.
-inline pack<float> exp2_flushed(pack<float> x) { return detail::exp2_flushed<float>(x); }
-inline pack<double> exp2_flushed(pack<double> x) { return detail::exp2_flushed<double>(x); }
+inline pack<float> exp2_flushed(pack<float> x) { return elementary::exp2_flushed<float>(x); }
+inline pack<double> exp2_flushed(pack<double> x) { return elementary::exp2_flushed<double>(x); }
 
 /// e^x - 1
-inline pack<float> expm1(pack<float> x) { return detail::expm1<float>(x); }
-inline pack<double> expm1(pack<double> x) { return detail::expm1<double>(x); }
+inline pack<float> expm1(pack<float> x) { return elementary::expm1<float>(x); }
+inline pack<double> expm1(pack<double> x) { return elementary::expm1<double>(x); }
 
 /// log(1 + x)
-inline pack<float> log1p(pack<float> x) { return detail::log1p<float>(x); }
-inline pack<double> log1p(pack<double> x) { return detail::log1p<double>(x); }
+inline pack<float> log1p(pack<float> x) { return elementary::log1p<float>(x); }
+inline pack<double> log1p(pack<double> x) { return elementary::log1p<double>(x); }
 
 /// 1 / (1 + e^-x)
-inline pack<float> sigmoid(pack<float> x) { return detail::sigmoid<float>(x); }
-inline pack<double> sigmoid(pack<double> x) { return detail::sigmoid<double>(x); }
+inline pack<float> sigmoid(pack<float> x) { return elementary::sigmoid<float>(x); }
+inline pack<double> sigmoid(pack<double> x) { return elementary::sigmoid<double>(x); }
 
 /// x · sigmoid(x)
-inline pack<float> silu(pack<float> x) { return x * detail::sigmoid<float>(x); }
-inline pack<double> silu(pack<double> x) { return x * detail::sigmoid<double>(x); }
+inline pack<float> silu(pack<float> x) { return x * elementary::sigmoid<float>(x); }
+inline pack<double> silu(pack<double> x) { return x * elementary::sigmoid<double>(x); }
 
 /// log(1 + e^x)
-inline pack<float> softplus(pack<float> x) { return detail::softplus<float>(x); }
-inline pack<double> softplus(pack<double> x) { return detail::softplus<double>(x); }
+inline pack<float> softplus(pack<float> x) { return elementary::softplus<float>(x); }
+inline pack<double> softplus(pack<double> x) { return elementary::softplus<double>(x); }
 
-inline pack<float> tanh(pack<float> x) { return detail::tanh<float>(x); }
-inline pack<double> tanh(pack<double> x) { return detail::tanh<double>(x); }
+inline pack<float> tanh(pack<float> x) { return elementary::tanh<float>(x); }
+inline pack<double> tanh(pack<double> x) { return elementary::tanh<double>(x); }
 
-inline pack<float> erf(pack<float> x) { return detail::erf<float>(x); }
-inline pack<double> erf(pack<double> x) { return detail::erf<double>(x); }
+inline pack<float> erf(pack<float> x) { return elementary::erf<float>(x); }
+inline pack<double> erf(pack<double> x) { return elementary::erf<double>(x); }
 
 }  // namespace blackmamba::simd

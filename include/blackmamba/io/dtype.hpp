@@ -14,6 +14,7 @@
 #include <string_view>
 #include <utility>
 
+#include <blackmamba/core/error.hpp>
 #include <blackmamba/core/parallel.hpp>
 #include <blackmamba/core/simd.hpp>
 

@@ -30,7 +30,9 @@ class SinkhornTiles {
     auto& scratch = ctx.scratch();
     kernel_ = scratch.take<A>(Shape<3>{tiles_, E, W}).data();
     partial_ = scratch.take<A>(Shape<3>{ceil_div(tiles_, tiles_per_piece), E, W}).data();
+    row_errors_ = scratch.take<A>(Shape<2>{ceil_div(tiles_, tiles_per_piece), W}).data();
     u_ = scratch.take<A>(Shape<1>{tiles_ * W}).data();
+    columns_ = scratch.take<A>(Shape<1>{E});
     v = scratch.take<A>(Shape<1>{E});
     q = scratch.take<A>(Shape<1>{E});
   }
@@ -40,8 +42,9 @@ class SinkhornTiles {
 
   /// 1 in the lanes of tile t that hold a token, 0 in the others.
   Pack present(Index t) const {
+    if (t + 1 < tiles_) return simd::broadcast(A(1));
     Pack lanes{};
-    for (Index i = 0; i < W && t * W + i < tokens_; ++i) lanes[i] = A(1);
+    for (Index i = t * W; i < tokens_; ++i) lanes[i - t * W] = A(1);
     return lanes;
   }
 
@@ -49,48 +52,76 @@ class SinkhornTiles {
   template <Scalar T>
   static Pack gather(View<T const, 2> logits, Index t, Index j) {
     Pack x{};
-    Index const count = std::min(W, logits.extent(0) - t * W);
-    for (Index i = 0; i < count; ++i) x[i] = widen(logits(t * W + i, j));
+    T const* const from = &logits(t * W, j);
+    Index const count = logits.extent(0) - t * W, step = logits.stride(0);
+    if (count >= W)
+      for (Index i = 0; i < W; ++i) x[i] = widen(from[i * step]);
+    else
+      for (Index i = 0; i < count; ++i) x[i] = widen(from[i * step]);
     return x;
   }
 
-  /// Calls `body(t, sums)` for every tile, where `sums` are E packs that start at zero for each piece of tiles; then q is their
-  /// sum.
+  /// Calls `body(t, sums)` for every tile, where `sums` are E packs that start at zero for each piece of tiles; `total` gets their
+  /// sums over pieces and lanes.
   template <class Body>
-  void sum_over_tiles(Body const& body) {
+  void sum_over_tiles(View<A, 1> total, Body const& body) {
     parallel_ranges(threads_, tiles_, tiles_per_piece, [&](Index begin, Index end) {
       A* const sums = partial_ + begin / tiles_per_piece * E_ * W;
       std::fill(sums, sums + E_ * W, A(0));
       for (Index t = begin; t < end; ++t) body(t, sums);
     });
     for (Index j = 0; j < E_; ++j) {
-      Pack total{};
-      for (Index piece = 0; piece * tiles_per_piece < tiles_; ++piece) total += simd::load(partial_ + (piece * E_ + j) * W);
-      q(j) = simd::sum(total);
+      Pack lanes{};
+      for (Index piece = 0; piece * tiles_per_piece < tiles_; ++piece) lanes += simd::load(partial_ + (piece * E_ + j) * W);
+      total(j) = simd::sum(lanes);
     }
   }
 
   /// u from v, then q from u.
   void scale_rows(A epsilon) {
     A const target = A(1) / A(tokens_);
-    sum_over_tiles([&](Index t, A* sums) {
+    sum_over_tiles(q, [&](Index t, A* sums) {
       A const* const K = tile(t);
       Pack row = simd::broadcast(epsilon);
       for (Index j = 0; j < E_; ++j) row += v(j) * simd::load(K + j * W);
-      Pack const u = (t + 1 < tiles_ ? simd::broadcast(target) : present(t) * target) / row;
+      Pack const u = present(t) * target / row;
       simd::store(u_ + t * W, u);
       for (Index j = 0; j < E_; ++j) simd::store(sums + j * W, simd::load(sums + j * W) + u * simd::load(K + j * W));
     });
   }
 
-  /// plan_ij = K_ij v_j u_i
-  void write(View<A, 2> plan) const {
-    parallel_ranges(threads_, tiles_, tiles_per_piece, [&](Index begin, Index end) {
-      for (Index i = begin * W; i < std::min(end * W, tokens_); ++i) {
-        A const* const K = tile(i / W) + i % W;
-        for (Index j = 0; j < E_; ++j) plan(i, j) = K[j * W] * v(j) * u_[i];
+  /// plan_ij = K_ij v_j u_i, and its marginal error; NaN if any entry is.
+  double write(View<A, 2> plan) {
+    std::fill(row_errors_, row_errors_ + ceil_div(tiles_, tiles_per_piece) * W, A(0));
+    Index const down = plan.stride(0);
+    sum_over_tiles(columns_, [&](Index t, A* sums) {
+      A const* const K = tile(t);
+      Pack const u = simd::load(u_ + t * W);
+      Pack row{};
+      Index const count = std::min(W, tokens_ - t * W);
+      for (Index j = 0; j < E_; ++j) {
+        Pack const p = simd::load(K + j * W) * v(j) * u;
+        row += p;
+        simd::store(sums + j * W, simd::load(sums + j * W) + p);
+        A* const to = &plan(t * W, j);
+        if (count == W)
+          for (Index i = 0; i < W; ++i) to[i * down] = p[i];
+        else
+          for (Index i = 0; i < count; ++i) to[i * down] = p[i];
       }
+      Pack const off = (row * A(tokens_) - A(1)) * present(t);
+      A* const worst = row_errors_ + t / tiles_per_piece * W;
+      Pack const size = simd::select(off < A(0), -off, off), before = simd::load(worst);
+      simd::store(worst, simd::select(size > before, size, before));
     });
+    double error = 0;
+    for (Index i = 0; i < ceil_div(tiles_, tiles_per_piece) * W; ++i) error = std::max(error, static_cast<double>(row_errors_[i]));
+    for (Index j = 0; j < E_; ++j) {
+      double const column = static_cast<double>(abs(columns_(j) * A(E_) - A(1)));
+      if (!(column <= error)) error = column;
+      if (column != column) break;  // an entry that is NaN reaches its column's sum
+    }
+    return error;
   }
 
   View<A, 1> v, q;
@@ -101,7 +132,8 @@ class SinkhornTiles {
 
   int threads_;
   Index tokens_, E_, tiles_;
-  A *kernel_, *partial_, *u_;
+  A *kernel_, *partial_, *u_, *row_errors_;
+  View<A, 1> columns_;
 };
 
 }  // namespace detail
@@ -115,7 +147,7 @@ requires simd::supported<T> SinkhornReport sinkhorn_on(Cpu const& ctx, SinkhornA
   auto const scope = ctx.scratch().scope();
   Tiles tiles{ctx, tokens, E};
 
-  tiles.sum_over_tiles([&](Index t, A* sums) {
+  tiles.sum_over_tiles(tiles.q, [&](Index t, A* sums) {
     auto const present = tiles.present(t);
     for (Index j = 0; j < E; ++j) {
       auto const x = Tiles::gather(a.logits, t, j);
@@ -144,8 +176,7 @@ requires simd::supported<T> SinkhornReport sinkhorn_on(Cpu const& ctx, SinkhornA
     detail::check_still_finite(static_cast<double>(change), report.iterations);
     report.converged = static_cast<double>(change / A(E)) <= a.tolerance;
   }
-  tiles.write(a.plan);
-  report.marginal_error = detail::marginal_error(View<A const, 2>{a.plan}, tiles.q);
+  report.marginal_error = tiles.write(a.plan);
   detail::check_still_finite(report.marginal_error, report.iterations);
   return report;
 }
@@ -164,10 +195,9 @@ requires simd::supported<T> SinkhornReport sinkhorn_log_on(Cpu const& ctx, Sinkh
   A* const x = ctx.scratch().take<A>(Shape<2>{padded, E}).data();     // s · logits, in tiles
   A* const largest = ctx.scratch().take<A>(Shape<1>{padded}).data();  // row maxima of x + g
   auto const f = ctx.scratch().take<A>(Shape<1>{tokens}), g = ctx.scratch().take<A>(Shape<1>{E});
-  auto const columns = ctx.scratch().take<A>(Shape<1>{E});
   for (Index j = 0; j < E; ++j) g(j) = a.potentials ? a.potentials(j) : A(0);
 
-  tiles.sum_over_tiles([&](Index t, A* sums) {
+  tiles.sum_over_tiles(tiles.q, [&](Index t, A* sums) {
     for (Index j = 0; j < E; ++j) {
       auto const scaled = A(a.sharpness) * Tiles::gather(a.logits, t, j), room = scaled * A(detail::sinkhorn_headroom);
       simd::store(x + (t * E + j) * W, scaled);
@@ -178,7 +208,7 @@ requires simd::supported<T> SinkhornReport sinkhorn_log_on(Cpu const& ctx, Sinkh
     if (!(tiles.q(j) == A(0))) detail::check_log_range(a.logits, a.sharpness);
 
   auto const make_kernel = [&] {
-    tiles.sum_over_tiles([&](Index t, A*) {
+    tiles.sum_over_tiles(tiles.q, [&](Index t, A*) {
       A const* const from = x + t * E * W;
       auto top = simd::load(from) + g(0);
       for (Index j = 1; j < E; ++j) {
@@ -219,8 +249,7 @@ requires simd::supported<T> SinkhornReport sinkhorn_log_on(Cpu const& ctx, Sinkh
     }
     bool const last = fixed || report.iterations == a.max_iterations;
     if (last || of_columns <= a.tolerance) {
-      tiles.write(a.plan);
-      report.marginal_error = detail::marginal_error(View<A const, 2>{a.plan}, columns);
+      report.marginal_error = tiles.write(a.plan);
       report.converged = report.marginal_error <= a.tolerance;
       if (last || report.converged) break;
     }

@@ -124,6 +124,32 @@ TEST_CASE("sample: top-p draws from the shortest head whose probability reaches 
     }
 }
 
+TEST_CASE("sample: the nucleus of a long row is the head of its sorted weights") {
+  // Multiples of 1/1024, so that every sum is exact in any order, many of them equal, and the largest is 1.
+  std::size_t const V = 3000;
+  std::vector<double> weights(V);
+  std::vector<long double> exact(V);
+  for (std::size_t t = 0; t < V; ++t) {
+    Index const draw = Random{8}.below(t, 1024);
+    weights[t] = static_cast<double>(t == 77 ? 1024 : t % 3 ? 1 + draw % 16 : draw) / 1024;
+    exact[t] = weights[t];
+  }
+  double const total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  std::vector<int> order(V);
+  for (double p : {0x1p-20, 0x1p-6, 0.25, 0.5, 0.875, 1 - 0x1p-6, 1 - 0x1p-12, 1.0}) {
+    INFO("p ", p);
+    auto expected = weights;
+    double reached = 0;
+    for (auto t : ranked(exact)) {
+      if (reached >= p * total) expected[t] = 0;
+      reached += weights[t];
+    }
+    auto got = weights;
+    detail::keep_nucleus(got, p, order);
+    CHECK(got == expected);
+  }
+}
+
 TEST_CASE("sample: a head whose probability is exactly p is enough") {
   std::vector<double> const logits(4, 0.25);  // weights 1, total 4: all sums are exact
   for (Index kept : {1, 2, 3, 4}) {

@@ -52,17 +52,23 @@ inline void keep_top_k(std::span<double> scores, Index k, std::span<int> order) 
   }
 }
 
-/// e^x for x ≤ 0, within 2 units in the last place, and 0 below -708, where a weight would lose digits.
-/// x = n log 2 + r with |r| ≤ ½ log 2, and e^r by its series.
+/// c0 + x (c1 + x (c2 + …)), each step one fma. Not a loop, which would keep GCC from vectorising the loop around it.
+inline double horner(double, double c0) { return c0; }
+template <class... Rest>
+double horner(double x, double c0, Rest... rest) {
+  return std::fma(x, horner(x, rest...), c0);
+}
+
+/// e^x for x ≤ 0, within 2 units in the last place, and 0 below -708.7, where a weight would lose digits.
+/// x = n log 2 + r with |r| ≤ ½ log 2, and e^r by its series. Without a branch, so that compilers can vectorise it.
 inline double portable_exp(double x) {
-  if (!(x >= -708)) return 0;
-  int const n = static_cast<int>(std::fma(x, 1.44269504088896340736, -0.5));
-  double const r = std::fma(-n, 2.3190468138462995584e-17, std::fma(-n, 0.693147180559945309417, x));
-  static constexpr double c[]{
-      1.0,          1.0,           1.0 / 2,        1.0 / 6,         1.0 / 24,         1.0 / 120,         1.0 / 720,
-      1.0 / 5040.0, 1.0 / 40320.0, 1.0 / 362880.0, 1.0 / 3628800.0, 1.0 / 39916800.0, 1.0 / 479001600.0, 1.0 / 6227020800.0};
-  double const power = __builtin_bit_cast(double, static_cast<std::uint64_t>(n + 1023) << 52);
-  return polynomial(c, r) * power;
+  double const clamped = std::max(x, -709.4);  // n = -1023, for which `power` is 0
+  int const n = static_cast<int>(std::fma(clamped, 1.44269504088896340736, -0.5));
+  double const r = std::fma(-n, 2.3190468138462995584e-17, std::fma(-n, 0.693147180559945309417, clamped));
+  double const series = horner(r, 1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
+                               1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800);
+  double const power = __builtin_bit_cast(double, static_cast<std::int64_t>(n + 1023) << 52);
+  return series * power;
 }
 
 /// Scores become weights: each probability as a share of the largest one, e^((score - max) / temperature).
@@ -70,23 +76,40 @@ inline void to_weights(std::span<double> scores, double max, double temperature)
   for (double& x : scores) x = portable_exp((x - max) / temperature);
 }
 
+/// Buckets of weights in (0, 1]: 16 to a factor of 2, rising, and bucket 0 for everything under 2^-64.
+inline constexpr int weight_buckets = 64 * 16 + 2;
+inline int weight_bucket(double w) {
+  auto const upper = static_cast<int>(__builtin_bit_cast(std::uint64_t, w) >> 48);
+  return std::max(upper - ((1023 - 64) * 16 - 1), 0);
+}
+
 /// Keeps the fewest weights whose sum reaches p of the whole: the largest first, of equals the lower token.
 /// Clobbers `order`, which is as long as `weights`.
+///
+/// A sum for each bucket tells in which one p is reached; only that one has to be put in order, not the vocabulary.
 inline void keep_nucleus(std::span<double> weights, double p, std::span<int> order) {
   if (p == 1) return;
-  int* const begin = order.data();
-  int* end = begin;
+  double sums[weight_buckets]{};
+  for (double w : weights) sums[weight_bucket(w)] += w;
   double total = 0;
-  for (std::size_t t = 0; t < weights.size(); ++t)
-    if (weights[t] > 0) *end++ = static_cast<int>(t), total += weights[t];
-  // The strongest on top; the nucleus is short in general, so a heap beats a sort.
-  Stronger<double> const stronger{View<double const, 1>{weights.data(), Shape{static_cast<Index>(weights.size())}}};
-  auto const weaker = [&](int i, int j) { return stronger(j, i); };
-  std::make_heap(begin, end, weaker);
+  for (int b = weight_buckets; b-- > 0;) total += sums[b];
   double const wanted = p * total;
-  for (double reached = 0; end != begin && reached < wanted; reached += weights[static_cast<std::size_t>(*end)])
-    std::pop_heap(begin, end--, weaker);
-  for (int const* t = begin; t != end; ++t) weights[static_cast<std::size_t>(*t)] = 0;
+  double reached = 0;
+  int last = weight_buckets - 1;
+  while (last > 0 && reached + sums[last] < wanted) reached += sums[last--];
+
+  int* end = order.data();
+  for (std::size_t t = 0; t < weights.size(); ++t) {
+    int const b = weight_bucket(weights[t]);
+    if (b == last) *end++ = static_cast<int>(t);
+    if (b < last) weights[t] = 0;
+  }
+  std::sort(order.data(), end, Stronger<double>{View<double const, 1>{weights.data(), Shape{static_cast<Index>(weights.size())}}});
+  for (int const* t = order.data(); t != end; ++t) {
+    double& weight = weights[static_cast<std::size_t>(*t)];
+    if (reached >= wanted) weight = 0;
+    reached += weight;
+  }
 }
 
 /// Keeps the weights that are at least `share` of the largest, which is 1.

@@ -47,7 +47,7 @@ struct sample_fn {
 /// Shapes: logits (B, V); draws, tokens (B); history (B, n). Any strides. Logits are stored in `T`; all arithmetic is in double,
 /// written so that the same logits and seed give the same token on every context, for any number of threads and on any platform.
 /// A row's token depends on its logits, its history and its draw alone, not on the batch. A token with probability 0 is never
-/// chosen; one below e^-708 of the most probable counts as such.
+/// chosen; one below about e^-708 of the most probable counts as such.
 /// `tokens` may alias a column of `history`. Does not synchronise.
 /// Throws `shape_error` naming the argument that disagrees, and `value_error`: an option outside its domain, with its value; a
 /// history token outside -1 … V-1 or a negative draw, with position and value; a row whose logits hold NaN or +inf, or nothing

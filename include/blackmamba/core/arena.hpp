@@ -14,7 +14,30 @@
 
 namespace blackmamba {
 
-/// A stack of tensors over blocks of host memory, every tensor aligned to a cache line.
+/// Where an arena gets its blocks: memory of the host or of a device.
+struct MemoryResource {
+  void* (*allocate)(void* owner, std::size_t bytes, std::size_t alignment);  ///< throws `memory_error`
+  void (*release)(void* owner, void* memory, std::size_t alignment);         ///< does not throw
+  void (*zero)(void* owner, void* memory, std::size_t bytes);
+  void* owner;  ///< given to each of them
+};
+
+namespace detail {
+
+inline constexpr MemoryResource host_memory{
+    [](void*, std::size_t bytes, std::size_t alignment) {
+      try {
+        return ::operator new[](bytes, std::align_val_t{alignment});
+      } catch (std::bad_alloc const&) {
+        throw memory_error(concat("out of memory: an arena asked for ", bytes, " bytes"));
+      }
+    },
+    [](void*, void* memory, std::size_t alignment) { ::operator delete[](memory, std::align_val_t{alignment}); },
+    [](void*, void* memory, std::size_t bytes) { std::memset(memory, 0, bytes); }, nullptr};
+
+}  // namespace detail
+
+/// A stack of tensors over blocks of memory, the host's unless said otherwise, every tensor aligned to a cache line.
 ///
 /// While it is being sized it grows by adding blocks, so views stay valid; when it next becomes empty the blocks are merged into
 /// one of the peak size. `seal()` turns any further growth into a `memory_error`, which is how "no allocation inside a step" is
@@ -25,6 +48,7 @@ class Arena {
 
   Arena() = default;
   explicit Arena(std::size_t bytes) { reserve(bytes); }
+  explicit Arena(MemoryResource const& resource) : resource_{resource} {}
   Arena(Arena const&) = delete;
   Arena& operator=(Arena const&) = delete;
 
@@ -42,7 +66,7 @@ class Arena {
   template <class T, int Rank>
   View<T, Rank> take_zeros(Shape<Rank> shape) {
     auto view = take<T>(shape);
-    std::memset(static_cast<void*>(view.data()), 0, static_cast<std::size_t>(view.size()) * sizeof(T));
+    resource_.zero(resource_.owner, view.data(), static_cast<std::size_t>(view.size()) * sizeof(T));
     return view;
   }
 
@@ -82,19 +106,17 @@ class Arena {
 
  private:
   struct Release {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{alignment}); }
+    MemoryResource resource;
+    void operator()(std::byte* p) const { resource.release(resource.owner, p, alignment); }
   };
   struct Block {
     std::unique_ptr<std::byte[], Release> memory;
     std::size_t size;
   };
 
-  static Block allocate(std::size_t bytes) {
-    try {
-      return {std::unique_ptr<std::byte[], Release>{new (std::align_val_t{alignment}) std::byte[bytes]}, bytes};
-    } catch (std::bad_alloc const&) {
-      throw memory_error(concat("out of memory: an arena asked for ", bytes, " bytes"));
-    }
+  Block allocate(std::size_t bytes) const {
+    auto* const memory = static_cast<std::byte*>(resource_.allocate(resource_.owner, bytes, alignment));
+    return {std::unique_ptr<std::byte[], Release>{memory, Release{resource_}}, bytes};
   }
 
   void* take_bytes(std::size_t bytes) {
@@ -137,6 +159,7 @@ class Arena {
 
   static constexpr std::size_t first_block = std::size_t{1} << 16;
 
+  MemoryResource resource_ = detail::host_memory;
   std::vector<Block> blocks_;
   std::size_t block_ = 0;  // the block on top
   std::size_t used_ = 0;   // bytes used of it

@@ -7,8 +7,8 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include <blackmamba/io/safetensors_writer.hpp>
 #include <blackmamba/io/tensor_file.hpp>
-#include <blackmamba/io/write_safetensors.hpp>
 
 #include "support/program.hpp"
 
@@ -86,12 +86,11 @@ int main(int argc, char** argv) {
     auto const start = std::chrono::steady_clock::now();
     Score const score = session->score(input.tokens, input.targets, {.chunk = chunk}, wanted ? keep : program::OnLogits{});
     std::chrono::duration<double> const elapsed = std::chrono::steady_clock::now() - start;
-    if (wanted) {
-      if (wide)
-        io::write_safetensors(logits_path, {{"logits", logits64.view()}});
-      else
-        io::write_safetensors(logits_path, {{"logits", logits32.view()}});
-    }
+    auto const write = [&](auto const& logits) {
+      io::TensorToWrite const tensor[]{io::to_write("logits", logits.view())};
+      io::write_safetensors(logits_path, tensor);
+    };
+    if (wanted) wide ? write(logits64) : write(logits32);
 
     double const rate = static_cast<double>(input.tokens.size()) / elapsed.count();
     if (as_json) {

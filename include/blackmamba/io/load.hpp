@@ -119,6 +119,8 @@ void load_weights(Model<Net, T, Ctx>& model, TensorFile const& file, Naming nami
 inline MixedDims mixed_dims(ModelConfig const& config) {
   MixedDims out;
   static_cast<Dims&>(out) = config.dims;
+  out.gated = config.gated;
+  out.activation = config.activation;
   for (LayerSpec const& spec : config.layers) {
     auto const alternative = [&] {
       switch (spec.feed_forward) {
@@ -131,7 +133,7 @@ inline MixedDims mixed_dims(ModelConfig const& config) {
       }
       throw value_error("a layer of no known kind");
     }();
-    Dims dims = config.dims;
+    Dims dims = out;
     dims.n_experts = spec.feed_forward == FeedForward::mixture ? spec.experts : 0;
     out.layers.push_back({static_cast<std::size_t>(alternative), dims});
   }
@@ -139,18 +141,12 @@ inline MixedDims mixed_dims(ModelConfig const& config) {
 }
 
 /// Calls `use(type, dims)` with the network that a configuration describes: `Type<Net>` and its sizes.
-/// Throws `value_error` for a network that the library has no type for.
 template <class Use>
 decltype(auto) with_network(ModelConfig const& config, Use&& use) {
   using Family = ModelConfig::Family;
   if (config.family == Family::mamba) return use(Type<DenseMamba>{}, config.dims);
   if (config.family == Family::mamba2) return use(Type<DenseMamba2>{}, config.dims);
-  auto const dims = mixed_dims(config);
-  if (config.gated && config.activation == Activation::gelu_erf) return use(Type<PublishedMixture<Top1Sigmoid, GeGlu>>{}, dims);
-  if (config.gated && config.activation == Activation::silu) return use(Type<PublishedMixture<Top1Sigmoid, SwiGlu>>{}, dims);
-  if (!config.gated && config.activation == Activation::gelu_erf) return use(Type<PublishedMixture<Top1Sigmoid, Gelu>>{}, dims);
-  throw value_error(
-      concat("no published network has ", config.gated ? "gated" : "plain", " MLPs with ", to_string(config.activation)));
+  return use(Type<PublishedMixture<>>{}, mixed_dims(config));
 }
 
 /// Opens the checkpoint in `folder` (`config.json` beside `model.safetensors`, its shards, or `pytorch_model.bin`), builds the

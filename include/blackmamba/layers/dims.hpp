@@ -5,6 +5,7 @@
 
 #include <blackmamba/core/error.hpp>
 #include <blackmamba/core/shape.hpp>
+#include <blackmamba/ops/activation/functions.hpp>
 
 namespace blackmamba {
 
@@ -23,11 +24,13 @@ struct Dims {
   Index n_groups = 1;   ///< groups that share B and C
   Index head_dim = 0;   ///< channels that share one decay (Mamba-2); 0: not used
   double norm_epsilon = 1e-5;
-  double dt_low = 0, dt_high = 0;  ///< the step size is clamped to [dt_low, dt_high] when dt_low < dt_high (Mamba-2)
-  bool linear_bias = false;        ///< biases in the linear maps of mixers and MLPs
-  bool conv_bias = true;           ///< bias of the convolution
-  bool output_bias = false;        ///< bias of the output projection
-  bool tied = true;                ///< the output projection is the embedding
+  double dt_low = 0, dt_high = 0;                ///< the step size is clamped to [dt_low, dt_high] when dt_low < dt_high (Mamba-2)
+  bool linear_bias = false;                      ///< biases in the linear maps of mixers and MLPs
+  bool conv_bias = true;                         ///< bias of the convolution
+  bool output_bias = false;                      ///< bias of the output projection
+  bool gated = true;                             ///< MLPs of a `ConfiguredUnit` are gated
+  Activation activation = Activation::gelu_erf;  ///< and this is their non-linearity
+  bool tied = true;                              ///< the output projection is the embedding
 
   constexpr Index inner() const { return d_inner ? d_inner : 2 * d_model; }
   constexpr Index rank() const { return dt_rank ? dt_rank : ceil_div(d_model, 16); }

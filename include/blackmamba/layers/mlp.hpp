@@ -29,7 +29,7 @@ struct Mlp {
   struct State {};
 
   static constexpr void parameters(auto& p, Dims const& d, auto& visit) {
-    Index const F1 = fc1_rows<E>(d.d_ffn);
+    Index const F1 = fc1_rows<E>(d);
     visit("linear_fc1.weight", p.fc1, Shape<2>{F1, d.d_model}, Init::linear, Decay::yes);
     if (d.linear_bias) visit("linear_fc1.bias", p.bias1, Shape<1>{F1}, Init::zeros, Decay::no);
     visit("linear_fc2.weight", p.fc2, Shape<2>{d.d_model, d.d_ffn}, Init::residual, Decay::yes);
@@ -38,7 +38,7 @@ struct Mlp {
 
   static constexpr void state(auto&, Dims const&, Index, auto&) {}
 
-  static constexpr Index flops_per_token(Dims const& d) { return 2 * (fc1_rows<E>(d.d_ffn) + d.d_ffn) * d.d_model; }
+  static constexpr Index flops_per_token(Dims const& d) { return 2 * (fc1_rows<E>(d) + d.d_ffn) * d.d_model; }
 
   /// x, y (B, L, d_model). No aliasing.
   template <class Ctx, Scalar T>
@@ -58,13 +58,13 @@ struct Mlp {
     Index const rows = x.extent(0), F = d.d_ffn;
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
-    auto const up = scratch.take<T>(Shape<2>{rows, fc1_rows<E>(F)});
+    auto const up = scratch.take<T>(Shape<2>{rows, fc1_rows<E>(d)});
     linear(pass.ctx, LinearArgs<T>{.x = x, .weight = p.fc1, .bias = p.bias1, .y = up});
     auto const hidden = up.slice(1, 0, F);
-    if constexpr (E::gated)
-      gated_unit(pass.ctx, GatedUnitArgs<T>{.kind = E::activation, .gate = hidden, .value = up.slice(1, F, F), .y = hidden});
+    if (E::gated(d))
+      gated_unit(pass.ctx, GatedUnitArgs<T>{.kind = E::activation(d), .gate = hidden, .value = up.slice(1, F, F), .y = hidden});
     else
-      activation(pass.ctx, ActivationArgs<T>{.kind = E::activation, .x = hidden, .y = hidden});
+      activation(pass.ctx, ActivationArgs<T>{.kind = E::activation(d), .x = hidden, .y = hidden});
     linear(pass.ctx, LinearArgs<T>{.x = hidden, .weight = p.fc2, .bias = p.bias2, .y = y});
   }
 };

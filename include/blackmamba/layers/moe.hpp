@@ -38,7 +38,7 @@ struct MoE {
   struct State {};
 
   static constexpr void parameters(auto& p, Dims const& d, auto& visit) {
-    Index const X = d.n_experts, F1 = fc1_rows<E>(d.d_ffn);
+    Index const X = d.n_experts, F1 = fc1_rows<E>(d);
     visit("router.weight", p.router, Shape<2>{X, d.d_model}, Init::linear, Decay::yes);
     visit("router.bias", p.router_bias, Shape<1>{X}, Init::zeros, Decay::no);
     auto const experts = [&](char const* name, auto& view, auto shape, Init init, Decay decays) {
@@ -53,7 +53,7 @@ struct MoE {
   static constexpr void state(auto&, Dims const&, Index, auto&) {}
 
   static constexpr Index flops_per_token(Dims const& d) {
-    return 2 * (d.n_experts + d.top_k * (fc1_rows<E>(d.d_ffn) + d.d_ffn)) * d.d_model;
+    return 2 * (d.n_experts + d.top_k * (fc1_rows<E>(d) + d.d_ffn)) * d.d_model;
   }
 
   /// x, y (B, L, d_model). No aliasing.
@@ -95,8 +95,8 @@ struct MoE {
                                           .bias1 = p.bias1,
                                           .fc2 = p.fc2,
                                           .bias2 = p.bias2,
-                                          .activation = E::activation,
-                                          .gated = E::gated,
+                                          .activation = E::activation(d),
+                                          .gated = E::gated(d),
                                           .y = outputs});
     combine(pass.ctx, CombineArgs<T>{.x = outputs, .places = places, .weights = weights, .y = y});
   }

@@ -19,7 +19,7 @@ template <Router R = Top1Sigmoid, Expert E = GeGlu>
 using BlackMamba = Stack<Repeat<Residual<RmsNorm, Mamba>, Residual<RmsNorm, MoE<R, E>>>>;
 
 /// Whatever a published configuration may hold, layer by layer. The order of the alternatives is that of `Alternative`.
-template <Router R = Top1Sigmoid, Expert E = GeGlu>
+template <Router R = Top1Sigmoid, Expert E = ConfiguredUnit>
 using PublishedMixture = Stack<Mixed<Residual<RmsNorm, Mamba>, Residual<RmsNorm, MoE<R, E>>, Residual<RmsNorm, Mlp<E>>,
                                      ParallelResidual<RmsNorm, Mamba, MoE<R, E>>, ParallelResidual<RmsNorm, Mamba, Mlp<E>>>>;
 

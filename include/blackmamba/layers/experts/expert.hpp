@@ -9,7 +9,7 @@
 
 #include <concepts>
 
-#include <blackmamba/core/config.hpp>
+#include <blackmamba/layers/dims.hpp>
 #include <blackmamba/ops/activation/functions.hpp>
 
 namespace blackmamba {
@@ -17,15 +17,15 @@ namespace blackmamba {
 /// A gated unit: the first half of fc1 gates the second.
 template <Activation Kind>
 struct GatedUnit {
-  static constexpr bool gated = true;
-  static constexpr Activation activation = Kind;
+  static constexpr bool gated(Dims const&) { return true; }
+  static constexpr Activation activation(Dims const&) { return Kind; }
 };
 
 /// A plain activation.
 template <Activation Kind>
 struct PlainUnit {
-  static constexpr bool gated = false;
-  static constexpr Activation activation = Kind;
+  static constexpr bool gated(Dims const&) { return false; }
+  static constexpr Activation activation(Dims const&) { return Kind; }
 };
 
 /// What the published code computes where its configuration says `swiglu`: the gate is the exact GELU.
@@ -37,17 +37,24 @@ using ReGlu = GatedUnit<Activation::relu>;
 using Gelu = PlainUnit<Activation::gelu_erf>;
 using SquaredRelu = PlainUnit<Activation::relu_squared>;
 
-/// A policy for the inside of an expert.
-template <class E>
-concept Expert = requires {
-  { E::gated } -> std::convertible_to<bool>;
-  { E::activation } -> std::convertible_to<Activation>;
+/// Whatever the sizes say, `dims.gated` and `dims.activation`: for networks that come from a file. One type serves them all, so a
+/// program that loads any checkpoint compiles each layer once.
+struct ConfiguredUnit {
+  static constexpr bool gated(Dims const& d) { return d.gated; }
+  static constexpr Activation activation(Dims const& d) { return d.activation; }
 };
 
-/// Rows of fc1 for a hidden width.
+/// A policy for the inside of an expert.
+template <class E>
+concept Expert = requires(Dims const& d) {
+  { E::gated(d) } -> std::same_as<bool>;
+  { E::activation(d) } -> std::same_as<Activation>;
+};
+
+/// Rows of fc1.
 template <Expert E>
-constexpr Index fc1_rows(Index d_ffn) {
-  return E::gated ? 2 * d_ffn : d_ffn;
+constexpr Index fc1_rows(Dims const& d) {
+  return E::gated(d) ? 2 * d.d_ffn : d.d_ffn;
 }
 
 }  // namespace blackmamba

@@ -2,7 +2,7 @@
 /// \file
 /// Correctly rounded storage around exact arithmetic: the best that any implementation storing its tensors in `T` can do.
 
-#include <blackmamba/core/scalar.hpp>
+#include <blackmamba/verify/tolerance.hpp>
 
 namespace blackmamba::verify {
 
@@ -17,6 +17,9 @@ struct Exact {
   constexpr explicit Exact(double x) : stored{static_cast<T>(x)} {}
   constexpr operator double() const { return static_cast<double>(widen(stored)); }
 };
+
+template <class T>
+inline constexpr double smallest<Exact<T>> = smallest<T>;
 
 }  // namespace blackmamba::verify
 

@@ -27,14 +27,15 @@ struct Cost {
   double scale = 0;      ///< a magnitude known to be summed, for tensors so small that all their outputs may cancel
 };
 
-/// Smallest subnormal of a storage scalar.
+/// Smallest subnormal of a storage scalar, 0 where it is too small to matter.
 template <class T>
-constexpr double smallest() {
-  if constexpr (std::is_same_v<T, half>) return 0x1p-24;
-  if constexpr (std::is_same_v<T, bf16>) return 0x1p-133;
-  if constexpr (std::is_same_v<T, float>) return 0x1p-149;
-  return 0;
-}
+inline constexpr double smallest = 0;
+template <>
+inline constexpr double smallest<half> = 0x1p-24;
+template <>
+inline constexpr double smallest<bf16> = 0x1p-133;
+template <>
+inline constexpr double smallest<float> = 0x1p-149;
 
 /// Allowed absolute error of one output whose exact value is `reference`.
 template <class T>
@@ -45,7 +46,7 @@ double allowed_error(Cost const& cost, double reference, double scale) {
   double const of_output = u_storage * std::fabs(reference);
   double const of_intermediates = (cost.roundings - 1) * u_storage * scale;
   double const of_sum = 8 * std::sqrt(cost.terms + 1) * u_accumulator * scale;
-  return of_output + cost.gain * (of_intermediates + of_sum) + 4 * smallest<T>();
+  return of_output + cost.gain * (of_intermediates + of_sum) + 4 * smallest<T>;
 }
 
 }  // namespace blackmamba::verify

@@ -1,0 +1,17 @@
+#include <blackmamba/verify/problems/selective_scan.hpp>
+
+#include "verify/support.hpp"
+
+using namespace blackmamba;
+using namespace blackmamba::verify;
+
+TEST_CASE_TEMPLATE("verify: scans hold to the table on every context, for every scalar and awkward shape", T, float, double, half,
+                   bf16) {
+  test::check_contexts<SelectiveScanProblem, T>();
+  test::check_contexts<SelectiveScanStepProblem, T>();
+}
+
+TEST_CASE_TEMPLATE("verify: scans run with correctly rounded storage around exact arithmetic", T, bf16, half, float) {
+  test::check_exact<SelectiveScanProblem, T>();
+  test::check_exact<SelectiveScanStepProblem, T>();
+}

@@ -42,7 +42,7 @@ inline constexpr bool supported =
 
 template <class A>
 inline pack<A> broadcast(A x) {
-  return pack<A>{} + x;
+  return x - pack<A>{};  // which compilers see through, and which keeps -0
 }
 
 /// `width` consecutive elements, widened.

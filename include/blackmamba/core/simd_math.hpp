@@ -58,7 +58,7 @@ inline V polynomial(V, A c0) {
 }
 template <class V, class A, class... Rest>
 inline V polynomial(V x, A c0, Rest... rest) {
-  return polynomial(x, rest...) * x + c0;
+  return multiply_add(polynomial(x, rest...), x, V{} + c0);
 }
 
 template <class A>

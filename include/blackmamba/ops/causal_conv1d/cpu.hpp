@@ -29,9 +29,9 @@ void conv_row(T* y, Row&& row, accumulator_t<T> const* weight, T const* bias, bo
     pack<Acc> sum = bias ? lanes(bias + d) : pack<Acc>{};
     for (Index k = 0; k < K; ++k) {
       if constexpr (Static > 0)
-        sum += load(weight + k * stride + d) * lanes(rows[k] + d);
+        sum = multiply_add(load(weight + k * stride + d), lanes(rows[k] + d), sum);
       else
-        sum += load(weight + k * stride + d) * lanes(row(k) + d);
+        sum = multiply_add(load(weight + k * stride + d), lanes(row(k) + d), sum);
     }
     if (with_silu) sum = silu(sum);
     if (count == W)

@@ -19,8 +19,8 @@ void causal_conv1d_step_on(Cpu const& ctx, CausalConv1dStepArgs<T> const& a) {
   if (!fast) return causal_conv1d_step_on(static_cast<Reference const&>(ctx), a);
 
   Index const batch = a.x.extent(0), D = a.x.extent(1), before = a.weight.extent(1) - 1, packs = ceil_div(D, W);
-  // A piece has some thousands of products, so that starting a thread is worth it.
-  parallel_ranges(ctx.threads(), batch * packs, 1 + (1 << 13) / (W * (before + 8)), [&](Index begin, Index end) {
+  // A piece has some ten thousand products, so that starting a thread is worth it.
+  parallel_ranges(ctx.threads(), batch * packs, 1 + (1 << 16) / (W * (before + 8)), [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       Index const b = i / packs, first = i % packs * W, count = std::min(W, D - first);
       auto const lanes = [&](T const* p) { return count == W ? load(p) : load_part(p, count); };
@@ -34,10 +34,10 @@ void causal_conv1d_step_on(Cpu const& ctx, CausalConv1dStepArgs<T> const& a) {
       std::copy_n(&a.x(b, first), count, newest);
       for (Index k = 0; k < before; ++k) {
         T* const state = &a.state(b, k, first);
-        sum += tap(k) * lanes(state);
+        sum = multiply_add(tap(k), lanes(state), sum);
         std::copy_n(k + 1 < before ? &a.state(b, k + 1, first) : newest, count, state);
       }
-      sum += tap(before) * lanes(newest);
+      sum = multiply_add(tap(before), lanes(newest), sum);
       if (a.silu) sum = silu(sum);
       if (count == W)
         store(&a.y(b, first), sum);

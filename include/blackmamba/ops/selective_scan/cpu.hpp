@@ -90,13 +90,15 @@ class ScanBlock {
   }
 
   Pack update(Index j, Pack delta, Pack input) {
-    Acc const* const A = A_ + j * N_ * W;
-    Acc* const h = h_ + j * N_ * W;
+    Index const N = N_;
+    Acc const *const A = A_ + j * N * W, *const B = B_, *const C = C_;
+    Acc* const h = h_ + j * N * W;
     Pack sum{};
-    for (Index n = 0; n < N_; ++n) {
-      Pack const next = simd::exp2_flushed(delta * simd::load(A + n * W)) * simd::load(h + n * W) + input * B_[n];
+    for (Index n = 0; n < N; ++n) {
+      Pack const decay = simd::exp2_flushed(delta * simd::load(A + n * W));
+      Pack const next = simd::multiply_add(decay, simd::load(h + n * W), input * B[n]);
       simd::store(h + n * W, next);
-      sum += next * C_[n];
+      sum = simd::multiply_add(next, simd::broadcast(C[n]), sum);
     }
     return sum;
   }

@@ -20,15 +20,15 @@ inline Acc selective_update_lanes(Acc* h, Acc const* A, T const* B, T const* C, 
   Index const whole = N / W * W, rest = N - whole;
   pack<Acc> dot{};
   for (Index n = 0; n < whole; n += W) {
-    pack<Acc> const next = exp_flushed(delta * load(A + n)) * load(h + n) + input * load(B + n);
+    pack<Acc> const next = multiply_add(exp_flushed(delta * load(A + n)), load(h + n), input * load(B + n));
     store(h + n, next);
-    dot += next * load(C + n);
+    dot = multiply_add(next, load(C + n), dot);
   }
   if (rest) {
     pack<Acc> const next =
         exp_flushed(delta * load_part(A + whole, rest)) * load_part(h + whole, rest) + input * load_part(B + whole, rest);
     store_part(h + whole, next, rest);
-    dot += next * load_part(C + whole, rest);
+    dot = multiply_add(next, load_part(C + whole, rest), dot);
   }
   return sum(dot);
 }
@@ -51,7 +51,7 @@ void selective_scan_step_on(Cpu const& ctx, SelectiveScanStepArgs<T> const& a) {
   if (batch == 0 || D == 0) return;
   Index const channels_per_group = D / a.B.extent(1);
   // A piece has some thousands of states, so that starting a thread is worth it.
-  parallel_ranges(ctx.threads(), batch * packs, 1 + (1 << 12) / (W * (N + 4)), [&](Index begin, Index end) {
+  parallel_ranges(ctx.threads(), batch * packs, 1 + (1 << 13) / (W * (N + 4)), [&](Index begin, Index end) {
     for (Index i = begin; i < end; ++i) {
       Index const b = i / packs, first = i % packs * W, count = std::min(W, D - first);
       auto const lanes = [&](T const* p) { return count == W ? load(p) : load_part(p, count); };

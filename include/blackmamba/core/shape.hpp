@@ -2,6 +2,7 @@
 /// \file
 /// Extents of a tensor, their product with overflow checked, and the one check that every operation makes on its arguments.
 
+#include <limits>
 #include <string>
 
 #include <blackmamba/core/config.hpp>
@@ -44,8 +45,13 @@ constexpr Index element_count(Shape<Rank> const& shape) {
   bool overflowed = false, empty = false;
   for (int i = 0; i < Rank; ++i) {
     if (shape[i] < 0) throw shape_error(concat("extent ", i, " of ", to_string(shape), " is negative"));
-    empty |= shape[i] == 0;
-    overflowed |= __builtin_mul_overflow(count, shape[i], &count);
+    // By division: the builtin that multiplies and checks is not constexpr under nvcc.
+    if (shape[i] == 0)
+      empty = true;
+    else if (count > std::numeric_limits<Index>::max() / shape[i])
+      overflowed = true;
+    else
+      count *= shape[i];
   }
   if (empty) return 0;
   if (overflowed) throw shape_error(concat("a tensor of shape ", to_string(shape), " has more than 2^63 - 1 elements"));

@@ -19,7 +19,9 @@ std::vector<std::byte> archive_of(std::span<std::byte const> pickle) {
   std::vector<std::byte> const storage(64, std::byte{1});
   std::pair<std::string, std::span<std::byte const>> const files[]{{"m/data.pkl", pickle}, {"m/data/0", storage}};
   std::vector<std::byte> out, directory;
-  for (auto const& [name, data] : files) {
+  for (auto const& file : files) {
+    std::string const& name = file.first;
+    std::span<std::byte const> const data = file.second;
     auto const place = static_cast<std::uint32_t>(out.size());
     auto const text = std::as_bytes(std::span{name.data(), name.size()});
     auto const common = [&](std::vector<std::byte>& to) {

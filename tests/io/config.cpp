@@ -176,10 +176,11 @@ TEST_CASE("config: Mamba-2 as transformers writes it, infinities in either spell
   }
   CHECK(parse(text(",\"time_step_limit\":[0.001,0.1]")).dims.dt_high == 0.1);
   CHECK(parse(text(",\"note\":\"Infinity is \\\"NaN\\\" here\"")) == config);
-  for (char const* limit :
-       {"[0.1,0.001]", "[0]", "[0,NaN]", "[-1,1]", "[0,-Infinity]", "[0,{\"__float__\":\"x\"}]", "\"auto\""})
+  for (char const* limit : {"[0.1,0.001]", "[0]", "[0,NaN]", "[-1,1]", "[0,-Infinity]", "[0,{\"__float__\":\"x\"}]", "\"auto\""})
     CHECK_SAYS(refused(text(concat(",\"time_step_limit\":", limit))), "time_step_limit, ");
   CHECK_SAYS(refused(text(",\"expand\":4")), "num_heads, 8, times head_dim 16 is 128, not expand times hidden_size, 256");
+  CHECK_SAYS(refused("{\"model_type\":\"mamba2\",\"head_dim\":16," + transformers + "}"),
+             "num_heads, not given, times head_dim 16 is 2048, not expand times hidden_size, 128");
   CHECK_SAYS(refused(text(",\"rms_norm\":false")), "rms_norm, false, is not true");
   CHECK_SAYS(refused("{\"model_type\":\"mamba2\",\"num_heads\":8,\"head_dim\":16,\"n_groups\":3," + transformers + "}"),
              "num_heads, 8, is not a multiple of n_groups 3");

@@ -57,7 +57,8 @@ class ConfigReader {
   }
 
   [[noreturn]] void fail(std::string const& key, std::string const& what) const {
-    throw file_error(concat(file_, ": ", key, ", ", describe(json_.at(key)), ", ", what));
+    auto const found = json_.find(key);
+    throw file_error(concat(file_, ": ", key, ", ", found == json_.end() ? "not given" : describe(*found), ", ", what));
   }
 
   /// A size: 1 to 2^31.

@@ -58,7 +58,7 @@ inline SafetensorsEntry safetensors_entry(std::string const& name, Json const& e
   out.end = offsets[1].get<Index>();
   if (out.begin > out.end) fail("ends at byte ", out.end, ", before it begins at byte ", out.begin);
 
-  Index bytes;
+  Index bytes = 0;
   Index const elements = checked_elements(out.info.shape);
   if (elements < 0 || __builtin_mul_overflow(elements, size_of(*known), &bytes))
     fail("has shape ", to_string(out.info.shape), " of more than 2^63 - 1 bytes");

@@ -49,7 +49,7 @@ inline std::string safetensors_header(std::span<TensorToWrite const* const> tens
     };
     auto const size = static_cast<Index>(tensor->bytes.size());
     Index const elements = checked_elements(tensor->shape);
-    Index bytes;
+    Index bytes = 0;
     if (elements < 0 || __builtin_mul_overflow(elements, size_of(tensor->dtype), &bytes) || bytes != size)
       fail("of ", to_string(tensor->dtype), " and shape ", to_string(tensor->shape), " comes with ", size, " bytes");
     if (tensor->name == "__metadata__") fail("has the one name that the format keeps for itself");

@@ -151,7 +151,7 @@ class TorchReader {
     auto const found = entries_.find(concat("data/", key.text));
     if (found == entries_.end()) fail(where, " lies in storage ", in_quotes(key.text), ", which the archive does not hold");
     out.data = found->second;
-    Index bytes;
+    Index bytes = 0;
     if (count.integer < 0 || __builtin_mul_overflow(count.integer, out.dtype ? size_of(*out.dtype) : 1, &bytes) ||
         bytes != static_cast<Index>(out.data.size()))
       fail(where, " lies in storage ", in_quotes(key.text), " of ", count.integer, " elements, but that has ", out.data.size(),

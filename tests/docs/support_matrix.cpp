@@ -1,0 +1,136 @@
+// The table of docs/support.md is made here, from what the headers declare, and compared with what the page says.
+// `BLACKMAMBA_UPDATE_DOCS=1` writes it instead.
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <string>
+
+#include <blackmamba/core/dual.hpp>
+#include <blackmamba/ops/activation/activation.hpp>
+#include <blackmamba/ops/add/add.hpp>
+#include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
+#include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
+#include <blackmamba/ops/cross_entropy/cross_entropy.hpp>
+#include <blackmamba/ops/decay/decay.hpp>
+#include <blackmamba/ops/dispatch/dispatch.hpp>
+#include <blackmamba/ops/embedding/embedding.hpp>
+#include <blackmamba/ops/expand_heads/expand_heads.hpp>
+#include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
+#include <blackmamba/ops/layer_norm/layer_norm.hpp>
+#include <blackmamba/ops/linear/linear.hpp>
+#include <blackmamba/ops/rms_norm/rms_norm.hpp>
+#include <blackmamba/ops/route/route.hpp>
+#include <blackmamba/ops/sample/sample.hpp>
+#include <blackmamba/ops/selective_scan/selective_scan.hpp>
+#include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
+#include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
+#include <blackmamba/ops/softmax/softmax.hpp>
+#include <blackmamba/ops/top_k/top_k.hpp>
+
+#include "support/data.hpp"
+
+using namespace blackmamba;
+
+namespace {
+
+/// Whether `op` takes arguments in `T` on `Ctx` at all, and whether by an overload for `Ctx` itself rather than for its base.
+/// An overload for exactly `Ctx const&` is what converts to a pointer to such a function.
+#define BLACKMAMBA_OPERATION(op, Args)                                           \
+  struct op##_entry {                                                            \
+    static constexpr char const* name = #op;                                     \
+    template <class Ctx, class T>                                                \
+    static constexpr bool runs = requires(Ctx const& ctx, Args<T> const& args) { \
+      op(ctx, args);                                                             \
+    };                                                                           \
+    template <class Ctx, class T, class R>                                       \
+    static constexpr bool own = requires {                                       \
+      static_cast<R (*)(Ctx const&, Args<T> const&)>(&op##_on<T>);               \
+    };                                                                           \
+  };
+
+BLACKMAMBA_OPERATION(selective_scan, SelectiveScanArgs)
+BLACKMAMBA_OPERATION(selective_scan_step, SelectiveScanStepArgs)
+BLACKMAMBA_OPERATION(decay, DecayArgs)
+BLACKMAMBA_OPERATION(expand_heads, ExpandHeadsArgs)
+BLACKMAMBA_OPERATION(causal_conv1d, CausalConv1dArgs)
+BLACKMAMBA_OPERATION(causal_conv1d_step, CausalConv1dStepArgs)
+BLACKMAMBA_OPERATION(rms_norm, RmsNormArgs)
+BLACKMAMBA_OPERATION(layer_norm, LayerNormArgs)
+BLACKMAMBA_OPERATION(linear, LinearArgs)
+BLACKMAMBA_OPERATION(embedding, EmbeddingArgs)
+BLACKMAMBA_OPERATION(activation, ActivationArgs)
+BLACKMAMBA_OPERATION(gated_unit, GatedUnitArgs)
+BLACKMAMBA_OPERATION(add, AddArgs)
+BLACKMAMBA_OPERATION(softmax, SoftmaxArgs)
+BLACKMAMBA_OPERATION(log_softmax, SoftmaxArgs)
+BLACKMAMBA_OPERATION(top_k, TopKArgs)
+BLACKMAMBA_OPERATION(cross_entropy, CrossEntropyArgs)
+BLACKMAMBA_OPERATION(route_top1_sigmoid, RouteArgs)
+BLACKMAMBA_OPERATION(route_top_k_softmax, RouteArgs)
+BLACKMAMBA_OPERATION(sinkhorn, SinkhornArgs)
+BLACKMAMBA_OPERATION(sinkhorn_log, SinkhornLogArgs)
+BLACKMAMBA_OPERATION(gather_tokens, GatherArgs)
+BLACKMAMBA_OPERATION(expert_mlp, ExpertMlpArgs)
+BLACKMAMBA_OPERATION(combine, CombineArgs)
+BLACKMAMBA_OPERATION(sample, SampleArgs)
+
+template <class Entry, class T>
+std::string cell() {
+  static_assert(Entry::template runs<Cpu, T> == Entry::template runs<Reference, T>);
+  if (!Entry::template runs<Reference, T>) return "–";
+  bool const fast = Entry::template own<Cpu, T, void> || Entry::template own<Cpu, T, SinkhornReport>;
+  return fast ? "fast" : "reference";
+}
+
+template <class Entry>
+std::string row() {
+  std::string out = concat("| `", Entry::name, "` |");
+  for (auto const& text : {cell<Entry, float>(), cell<Entry, double>(), cell<Entry, half>(), cell<Entry, bf16>(),
+                           cell<Entry, Dual<double>>(), cell<Entry, long double>()})
+    out += concat(" ", text, " |");
+  return out + "\n";
+}
+
+template <class... Entries>
+std::string table() {
+  return "| operation | f32 | f64 | f16 | bf16 | dual | long double |\n| --- | --- | --- | --- | --- | --- | --- |\n" +
+         (row<Entries>() + ...);
+}
+
+std::string read(std::filesystem::path const& path) {
+  std::ifstream file{path};
+  return {std::istreambuf_iterator<char>{file}, {}};
+}
+
+}  // namespace
+
+TEST_CASE("docs: the support matrix says what the headers declare") {
+  std::string const expected =
+      table<selective_scan_entry, selective_scan_step_entry, decay_entry, expand_heads_entry, causal_conv1d_entry,
+            causal_conv1d_step_entry, rms_norm_entry, layer_norm_entry, linear_entry, embedding_entry, activation_entry,
+            gated_unit_entry, add_entry, softmax_entry, log_softmax_entry, top_k_entry, cross_entropy_entry,
+            route_top1_sigmoid_entry, route_top_k_softmax_entry, sinkhorn_entry, sinkhorn_log_entry, gather_tokens_entry,
+            expert_mlp_entry, combine_entry, sample_entry>();
+  auto const path = std::filesystem::path{__FILE__}.parent_path() / "../../docs/support.md";
+  std::string page = read(path);
+  auto const begin = page.find("| operation |"), end = page.find("\n\n", begin) + 1;
+  REQUIRE(begin != std::string::npos);
+  if (std::getenv("BLACKMAMBA_UPDATE_DOCS")) {
+    page.replace(begin, end - begin, expected);
+    std::ofstream{path} << page;
+  }
+  CHECK(page.substr(begin, end - begin) == expected);
+}
+
+TEST_CASE("docs: what the README shows is the example that is run") {
+  auto const top = std::filesystem::path{__FILE__}.parent_path() / "../..";
+  std::string const example = read(top / "examples/compose.cpp"), readme = read(top / "README.md");
+  std::string const mark = "// [readme]\n";
+  auto const begin = example.find(mark) + mark.size(), end = example.find(mark, begin);
+  REQUIRE(end != std::string::npos);
+  CHECK_MESSAGE(readme.find(example.substr(begin, end - begin)) != std::string::npos,
+                "README.md does not hold the part of examples/compose.cpp between the marks");
+}

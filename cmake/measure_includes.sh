@@ -1,5 +1,5 @@
 #!/bin/bash
-# What including a header costs: compiler seconds (user + system, least of three) and lines after preprocessing, for a file that
+# What including a header costs: compiler seconds (user + system, the least of REPEAT runs, 1 unless told) and lines after preprocessing, for a file that
 # includes it and nothing else, as a table. Without arguments: each layer's headers that others include.
 #   cmake/measure_includes.sh [blackmamba/core/view.hpp ...]      CXX and CXXFLAGS are respected
 set -euo pipefail
@@ -16,10 +16,10 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 TIMEFORMAT='%U %S'
 
-# seconds CONTENT: the least of three compilations.
+# seconds CONTENT: the least of REPEAT compilations.
 seconds() {
   printf '%s\n' "$1" >"$scratch/one.cpp"
-  for _ in 1 2 3; do
+  for ((i = 0; i < ${REPEAT:-1}; ++i)); do
     { time "${compiler[@]}" -I . -c "$scratch/one.cpp" -o "$scratch/one.o"; } 2>&1
   done | awk '{ s = $1 + $2; if (NR == 1 || s < least) least = s } END { printf "%.2f", least }'
 }

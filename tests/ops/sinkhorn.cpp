@@ -65,7 +65,7 @@ void check(Ctx const& ctx, Index tokens, Index E) {
   auto const exact = converted<double>(logits);
   Index const iterations = 6;
   double const terms = static_cast<double>(iterations * (tokens + E));
-  verify::Cost const cost{.terms = terms, .gain = 8};
+  verify::Cost const cost{.terms = terms};
   {
     auto const got = published<T>(ctx, logits, 0, iterations);
     auto const expected = published<double>(Reference{}, exact, 0, iterations);

@@ -14,7 +14,8 @@ inline std::filesystem::path data_folder() {
   return std::filesystem::path{__FILE__}.parent_path().parent_path() / "data";
 }
 
-/// The entries of `folder` whose name starts with `prefix` and ends with `suffix`, in order. An empty answer is the caller's to judge.
+/// The entries of `folder` whose name starts with `prefix` and ends with `suffix`, in order. An empty answer is the caller's to
+/// judge.
 inline std::vector<std::filesystem::path> entries(std::filesystem::path const& folder, std::string const& prefix,
                                                   std::string const& suffix = "") {
   std::vector<std::filesystem::path> found;

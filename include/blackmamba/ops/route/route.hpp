@@ -53,5 +53,6 @@ void for_each_token(Reference const&, Index tokens, Index, Row const& row) {
 }  // namespace detail
 }  // namespace blackmamba
 
+#include <blackmamba/ops/route/plan_sigmoid.hpp>
 #include <blackmamba/ops/route/top1_sigmoid.hpp>
 #include <blackmamba/ops/route/top_k_softmax.hpp>

@@ -12,12 +12,6 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__GNUC__) && !defined(__clang__)
-// Built without AVX, GCC notes for every function on packs that its calling convention differs from that with AVX. Packs are never
-// part of a binary interface: every function on them is inlined here. The notes come at instantiation, so no pop can follow.
-#pragma GCC diagnostic ignored "-Wpsabi"
-#endif
-
 namespace blackmamba::simd {
 
 template <class A>

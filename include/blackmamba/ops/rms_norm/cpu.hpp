@@ -27,15 +27,14 @@ void rms_norm_on(Cpu const& ctx, RmsNormArgs<T> const& a) {
       A* const residual = a.residual ? &a.residual(r, 0) : nullptr;
       T* const y = &a.y(r, 0);
       // One pass adds into the stream and sums the squares; the second scales.
-      auto const sum_of = [&](pack<A> from_x, pack<A> from_residual) { return from_residual + from_x; };
       pack<A> squares{};
       for (Index i = 0; i < whole; i += W) {
-        pack<A> const v = sum_of(x ? load(x + i) : pack<A>{}, residual ? load(residual + i) : pack<A>{});
+        pack<A> const v = (residual ? load(residual + i) : pack<A>{}) + (x ? load(x + i) : pack<A>{});
         if (residual) store(residual + i, v);
         squares += v * v;
       }
       if (Index const rest = D - whole) {
-        pack<A> const v = sum_of(x ? load_part(x + whole, rest) : pack<A>{}, residual ? load_part(residual + whole, rest) : pack<A>{});
+        pack<A> const v = (residual ? load_part(residual + whole, rest) : pack<A>{}) + (x ? load_part(x + whole, rest) : pack<A>{});
         if (residual) store_part(residual + whole, v, rest);
         squares += v * v;
       }

@@ -20,7 +20,7 @@ TIMEFORMAT='%U %S'
 seconds() {
   printf '%s\n' "$1" >"$scratch/one.cpp"
   for ((i = 0; i < ${REPEAT:-1}; ++i)); do
-    { time "${compiler[@]}" -I . -c "$scratch/one.cpp" -o "$scratch/one.o"; } 2>&1
+    { time "${compiler[@]}" -I . -c "$scratch/one.cpp" -o "$scratch/one.o" 2>"$scratch/messages"; } 2>&1
   done | awk '{ s = $1 + $2; if (NR == 1 || s < least) least = s } END { printf "%.2f", least }'
 }
 

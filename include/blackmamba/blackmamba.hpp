@@ -53,6 +53,7 @@
 #include <blackmamba/layers/pass.hpp>
 #include <blackmamba/layers/residual.hpp>
 #include <blackmamba/layers/routers/router.hpp>
+#include <blackmamba/layers/routers/sinkhorn.hpp>
 #include <blackmamba/layers/routers/top1_sigmoid.hpp>
 #include <blackmamba/layers/routers/top_k_softmax.hpp>
 #include <blackmamba/layers/walk.hpp>

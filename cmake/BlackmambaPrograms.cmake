@@ -3,7 +3,14 @@
 add_library(blackmamba_program INTERFACE)
 target_link_libraries(blackmamba_program INTERFACE blackmamba::blackmamba)
 
-set(flags -Wall -Wextra -Wshadow)
+set(flags -Wall -Wextra)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # Of locals only: public names such as `linear` are globals, and gcc would report each parameter and scoped enumerator that has
+  # the name of one, also of one that a program defines.
+  list(APPEND flags -Wshadow=local)
+else()
+  list(APPEND flags -Wshadow)
+endif()
 if(BLACKMAMBA_WERROR)
   list(APPEND flags -Werror)
 endif()

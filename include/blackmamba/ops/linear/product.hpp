@@ -95,13 +95,14 @@ void linear_product(Cpu const& ctx, LinearArgs<T> const& a) {
           product(outputs, rows, depth, &a.weight(n, k), a.weight.stride(0), &a.x(m, k), a.x.stride(0), sums, sums_stride);
         }
       }
-      if constexpr (narrow)
+      if constexpr (narrow) {  // braces: without them nvcc 13 loses the end of the lambda
         for (Index i = 0; i < rows; ++i) {
           constexpr Index W = simd::width<A>;
           Index j = 0;
           for (; j + W <= outputs; j += W) simd::store(&a.y(m + i, n + j), simd::load(sums + i * sums_stride + j));
           for (; j < outputs; ++j) a.y(m + i, n + j) = static_cast<T>(sums[i * sums_stride + j]);
         }
+      }
     }
   });
 }

@@ -18,11 +18,12 @@ struct linear_tile {
   static constexpr Index outputs = 192, rows = 256, depth = 256;
 };
 
-/// res += lhs · rhs on the calling thread, with lhs (rows, depth) row-major, rhs (depth, cols) and res (rows, cols) column-major.
+/// res += lhs · rhs on the calling thread, with lhs (rows, depth) row-major, rhs (depth, cols) column-major, unless said otherwise,
+/// and res (rows, cols) column-major.
 ///
 /// Goes to the kernel below Eigen's operators. The operators would allocate, would choose blocks from the size of the machine's
 /// caches, and, outside a parallel region, would start threads of their own: none of the three is ours to hand over.
-template <class A>
+template <class A, int LhsOrder = Eigen::RowMajor, int RhsOrder = Eigen::ColMajor>
 class TileProduct : Eigen::internal::level3_blocking<A, A> {
  public:
   /// Elements of temporary memory that one thread needs, and where they are: 64-byte aligned.
@@ -35,9 +36,8 @@ class TileProduct : Eigen::internal::level3_blocking<A, A> {
   void operator()(Index rows, Index cols, Index depth, A const* lhs, Index lhs_stride, A const* rhs, Index rhs_stride, A* res,
                   Index res_stride) {
     this->m_mc = rows, this->m_nc = cols, this->m_kc = depth;
-    Eigen::internal::general_matrix_matrix_product<Eigen::Index, A, Eigen::RowMajor, false, A, Eigen::ColMajor, false,
-                                                   Eigen::ColMajor, 1>::run(rows, cols, depth, lhs, lhs_stride, rhs, rhs_stride,
-                                                                            res, 1, res_stride, A(1), *this, nullptr);
+    Eigen::internal::general_matrix_matrix_product<Eigen::Index, A, LhsOrder, false, A, RhsOrder, false, Eigen::ColMajor, 1>::run(
+        rows, cols, depth, lhs, lhs_stride, rhs, rhs_stride, res, 1, res_stride, A(1), *this, nullptr);
   }
 };
 

@@ -2,6 +2,7 @@
 /// \file
 /// The linear map of few rows: every row of the weight comes from memory once, for all rows of x, at the memory's pace.
 
+#include <algorithm>
 #include <type_traits>
 
 #include <blackmamba/core/simd.hpp>
@@ -11,13 +12,10 @@ namespace blackmamba::detail {
 
 /// The dot products of R rows of the weight with S rows of x. Each keeps one pack of partial sums, whatever R and S are, so the
 /// bits of a result do not depend on how the rows were grouped; R·S of them in flight hide the latency of the multiply-add.
-///
-/// Rows are too short for the machine to see a stream in each, so `ahead` elements past every line that is read, where the next
-/// rows lie, one is asked for; into the second-level cache, since R of them together may fill the first. 0: nothing is asked for.
 template <int R, int S, class T, class Put>
-inline void dot_rows(T const* w, Index w_stride, Index ahead, accumulator_t<T> const* x, Index x_stride, Index K, Put&& put) {
+inline void dot_rows(T const* w, Index w_stride, accumulator_t<T> const* x, Index x_stride, Index K, Put&& put) {
   using A = accumulator_t<T>;
-  constexpr Index W = simd::width<A>, line = 64 / static_cast<Index>(sizeof(T));
+  constexpr Index W = simd::width<A>;
   simd::pack<A> sums[R][S] = {};
   // Unrolled whatever the optimisation level, and inlined wherever it is called, so that the sums stay in registers.
   auto const step = [&](auto const& load) __attribute__((always_inline)) {
@@ -32,17 +30,8 @@ inline void dot_rows(T const* w, Index w_stride, Index ahead, accumulator_t<T> c
     }
   };
   Index k = 0;
-  auto const whole_step = [&]() __attribute__((always_inline)) {
-    step([&](auto const* row) { return simd::load(row + k); });
-  };
-  while (k + line <= K) {
-    if (ahead)
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) __builtin_prefetch(w + r * w_stride + k + ahead, 0, 2);
-#pragma GCC unroll 8
-    for (Index i = 0; i < line / W; ++i, k += W) whole_step();
-  }
-  for (; k + W <= K; k += W) whole_step();
+#pragma GCC unroll 4
+  for (; k + W <= K; k += W) step([&](auto const* row) { return simd::load(row + k); });
   if (k < K) step([&](auto const* row) { return simd::load_part(row + k, K - k); });
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
@@ -66,28 +55,33 @@ void linear_streamed(Cpu const& ctx, LinearArgs<T> const& a) {
   }
 
   Index const w_stride = a.weight.stride(0), x_stride = x.stride(0);
-  // All rows of x against rows [n, n + R) of the weight, which the second group of four finds in the first-level cache.
-  auto const block = [&]<int R>(std::integral_constant<int, R>, Index n) {
+  // All rows of x against R rows of the weight, `apart` from one to the next; the second group of four finds them in the cache.
+  auto const block = [&]<int R>(std::integral_constant<int, R>, Index n, Index apart) {
     Index m = 0;
     auto const group = [&]<int S>(std::integral_constant<int, S>) {
-      Index const ahead = m == 0 && n + 2 * R <= N ? R * w_stride : 0;
-      dot_rows<R, S>(a.weight.data() + n * w_stride, w_stride, ahead, x.data() + m * x_stride, x_stride, K,
-                     [&](int r, int s, A sum) { a.y(m + s, n + r) = static_cast<T>(a.bias ? sum + widen(a.bias(n + r)) : sum); });
+      dot_rows<R, S>(a.weight.data() + n * w_stride, apart * w_stride, x.data() + m * x_stride, x_stride, K,
+                     [&](int r, int s, A sum) {
+                       Index const row = n + r * apart;
+                       a.y(m + s, row) = static_cast<T>(a.bias ? sum + widen(a.bias(row)) : sum);
+                     });
       m += S;
     };
     while (m + 4 <= M) group(std::integral_constant<int, 4>{});
     if (m + 2 <= M) group(std::integral_constant<int, 2>{});
     if (m < M) group(std::integral_constant<int, 1>{});
   };
-  constexpr std::integral_constant<int, 1> one{};
-  auto const rows = [&](auto R) {
-    // About 64 KiB of the weight a piece: enough to pay for handing it out, little enough to share small weights evenly.
+  auto const rows = [&]<int R>(std::integral_constant<int, R> streams) {
+    // A piece is R stretches of the weight, read side by side: each goes on where it stopped for 16 KiB, which is what the
+    // machine's prefetchers follow. Rows side by side would be R streams that end after a row of 1 or 2 KiB, and reach two thirds
+    // of the pace. Small weights are cut finer, so that there is something for every thread.
     Index const row_bytes = K * static_cast<Index>(sizeof(T)) + 1;
-    Index const grain = ceil_div((Index{1} << 16) / row_bytes + 1, Index{R}) * R;
-    parallel_ranges(ctx.threads(), N, grain, [&](Index begin, Index end) {
-      Index n = begin;
-      for (; n + R <= end; n += R) block(R, n);
-      for (; n < end; ++n) block(one, n);
+    Index const finest = std::max<Index>(1, N / (4 * R));
+    Index const stretch = std::min(finest, ceil_div(Index{1} << 14, row_bytes));
+    parallel_ranges(ctx.threads(), N, R * stretch, [&](Index begin, Index end) {
+      if (end - begin == R * stretch)
+        for (Index n = begin; n < begin + stretch; ++n) block(streams, n, stretch);
+      else
+        for (Index n = begin; n < end; ++n) block(std::integral_constant<int, 1>{}, n, 1);
     });
   };
   // As many rows of the weight at once as the registers hold partial sums for, S = 4 at most.

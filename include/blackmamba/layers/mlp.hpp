@@ -12,8 +12,9 @@
 namespace blackmamba {
 
 /// fc2(unit(fc1(x))) with the unit of `E`. Sizes: d_model, d_ffn.
-template <Expert E>
+template <class E>
 struct Mlp {
+  static_assert(require_expert<E>());
   static constexpr char const* name = "MLP";
 
   template <class T>

@@ -19,8 +19,9 @@
 namespace blackmamba {
 
 /// Mixture of n_experts experts `E`, top_k a token, chosen by the router `R`. Sizes: d_model, d_ffn, n_experts, top_k.
-template <Router R, Expert E>
+template <class R, class E>
 struct MoE {
+  static_assert(require_router<R>() && require_expert<E>());
   static constexpr char const* name = "MoE";
 
   template <class T>

@@ -44,12 +44,30 @@ struct ConfiguredUnit {
   static constexpr Activation activation(Dims const& d) { return d.activation; }
 };
 
-/// A policy for the inside of an expert.
+namespace detail {
+
 template <class E>
-concept Expert = requires(Dims const& d) {
+concept HasGated = requires(Dims const& d) {
   { E::gated(d) } -> std::same_as<bool>;
+};
+template <class E>
+concept HasActivation = requires(Dims const& d) {
   { E::activation(d) } -> std::same_as<Activation>;
 };
+
+}  // namespace detail
+
+/// A policy for the inside of an expert.
+template <class E>
+concept Expert = detail::HasGated<E> && detail::HasActivation<E>;
+
+/// Stops the compilation with a sentence unless `E` is an expert.
+template <class E>
+consteval bool require_expert() {
+  static_assert(detail::HasGated<E>, "this expert has no static gated(dims) that answers bool");
+  static_assert(detail::HasActivation<E>, "this expert has no static activation(dims) that answers an Activation");
+  return true;
+}
 
 /// Rows of fc1.
 template <Expert E>

@@ -20,4 +20,12 @@ concept Router = requires(Pass<Reference, float> const& pass, Dims const& dims, 
   R::route(pass, dims, logits, experts, weights);
 };
 
+/// Stops the compilation with a sentence unless `R` is a router.
+template <class R>
+consteval bool require_router() {
+  static_assert(Router<R>,
+                "this router has no static route(pass, dims, logits, experts, weights) for logits of (tokens, n_experts)");
+  return true;
+}
+
 }  // namespace blackmamba

@@ -66,7 +66,7 @@ int main(int argc, char** argv) {
   auto* const ids_option = app.add_option("--prompt-ids", prompt_ids, "Token ids to continue, separated by spaces or commas");
   app.add_option("--prompt", prompt, "Text to continue (vocabulary of 256)")->excludes(ids_option);
   app.add_option("--max-new-tokens", options.max_new_tokens, "Tokens to generate")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(Index{0}, Index{1} << 31))
       ->capture_default_str();
   app.add_option("--temperature", options.sample.temperature, "Divides the logits; 0 is greedy")->capture_default_str();
   app.add_option("--top-k", options.sample.top_k, "Keep the k most probable tokens; 0: all")->capture_default_str();
@@ -78,7 +78,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--seed", options.seed, "Seed of the draws: the same seed gives the same text")->capture_default_str();
   app.add_option("--batch", options.batch, "Independent continuations of the prompt")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(Index{1}, Index{1} << 20))
       ->capture_default_str();
   app.add_flag("--ids-only", ids_only, "Print the new ids alone, one line a continuation");
   app.add_flag("--json", as_json, "Print one JSON object");
@@ -92,7 +92,8 @@ int main(int argc, char** argv) {
     // One continuation streams as it comes; several would interleave, so they are printed when they are complete.
     bool const stream = options.batch == 1 && !ids_only && !as_json;
     std::vector<std::vector<Token>> rows(static_cast<std::size_t>(options.batch));
-    if (stream && bytes) fmt::print("{}", printable(tokens));
+    std::string const told = prompt_ids.empty() ? prompt : bytes ? printable(tokens) : "";  // text as it was typed
+    if (stream) fmt::print("{}", told);
     auto const start = std::chrono::steady_clock::now();
     session->generate(tokens, options, [&](View<Token const, 1> next) {
       for (Index b = 0; b < next.size(); ++b) rows[static_cast<std::size_t>(b)].push_back(next(b));
@@ -116,7 +117,7 @@ int main(int argc, char** argv) {
       if (stream)
         fmt::print("\n");
       else
-        for (auto const& row : rows) fmt::print("{}\n", bytes ? printable(tokens) + printable(row) : joined(row));
+        for (auto const& row : rows) fmt::print("{}\n", told + (bytes ? printable(row) : joined(row)));
       fmt::print(stderr, "{} new tokens, prompt included {:.1f} tokens/s on {} in {}\n", options.max_new_tokens * options.batch,
                  rate, choice.device, choice.dtype);
     }

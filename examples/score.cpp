@@ -4,7 +4,6 @@
 
 #include <chrono>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include <blackmamba/io/safetensors_writer.hpp>
@@ -36,11 +35,10 @@ Text read_ids(std::string const& path) {
 Text read_text(std::string const& path, Index vocab) {
   check_value(vocab == 256, "--text", "the model has a vocabulary of ", vocab,
               ", and text is read as bytes only for one of 256: give --ids");
-  std::ifstream file{path, std::ios::binary};
-  std::string const bytes{std::istreambuf_iterator<char>{file}, {}};
-  if (!file) throw file_error(concat(path, ": cannot be read"));
+  io::MappedFile const file{path};
+  auto const bytes = file.bytes();
   auto const length = static_cast<Index>(bytes.size()) - 1;
-  if (length < 1) throw file_error(concat(path, ": has ", bytes.size(), " bytes, and scoring needs at least 2"));
+  if (length < 1) throw file_error(concat(path, ": has 1 byte, and scoring needs at least 2"));
   Text text{Tensor<Token, 2>{Shape<2>{1, length}}, Tensor<Token, 2>{Shape<2>{1, length}}};
   for (Index i = 0; i < length; ++i) {
     text.tokens(0, i) = static_cast<unsigned char>(bytes[static_cast<std::size_t>(i)]);
@@ -64,7 +62,7 @@ int main(int argc, char** argv) {
                  "Write the logits (B, L, vocab) to this safetensors file: float32, float64 with --dtype f64");
   app.add_option("--chunk", chunk,
                  "Tokens of a sequence a pass; the state carries over, so only memory depends on it. 0: all at once")
-      ->check(CLI::NonNegativeNumber)
+      ->check(CLI::Range(Index{0}, Index{1} << 31))
       ->capture_default_str();
   app.add_flag("--json", as_json, "Print one JSON object");
 
@@ -86,17 +84,12 @@ int main(int argc, char** argv) {
     auto const start = std::chrono::steady_clock::now();
     Score const score = session->score(input.tokens, input.targets, {.chunk = chunk}, wanted ? keep : program::OnLogits{});
     std::chrono::duration<double> const elapsed = std::chrono::steady_clock::now() - start;
-    auto const write = [&](auto const& logits) {
-      io::TensorToWrite const tensor[]{io::to_write("logits", logits.view())};
-      io::write_safetensors(logits_path, tensor);
-    };
-    if (wanted) wide ? write(logits64) : write(logits32);
-
     double const rate = static_cast<double>(input.tokens.size()) / elapsed.count();
+    double const loss = score.count ? score.mean() : NAN;  // JSON says null
     if (as_json) {
-      nlohmann::json const out{{"loss", score.mean()},
-                               {"perplexity", std::exp(score.mean())},
-                               {"bits_per_token", score.mean() / std::log(2.0)},
+      nlohmann::json const out{{"loss", loss},
+                               {"perplexity", std::exp(loss)},
+                               {"bits_per_token", loss / std::log(2.0)},
                                {"tokens", input.tokens.size()},
                                {"targets", score.count},
                                {"tokens_per_second", rate},
@@ -105,10 +98,17 @@ int main(int argc, char** argv) {
                                {"parameters", session->parameters()}};
       fmt::print("{}\n", out.dump());
     } else {
-      fmt::print("loss        {:.6f} nats a token ({:.4f} bits)\nperplexity  {:.4f}\n", score.mean(), score.mean() / std::log(2.0),
-                 std::exp(score.mean()));
+      fmt::print("loss        {:.6f} nats a token ({:.4f} bits)\nperplexity  {:.4f}\n", loss, loss / std::log(2.0), std::exp(loss));
       fmt::print("tokens      {} ({} scored), {:.0f} tokens/s on {} in {}\n", input.tokens.size(), score.count, rate, choice.device,
                  choice.dtype);
     }
+    std::fflush(stdout);
+
+    // After the score has been told, so that a disk that is full does not cost it.
+    auto const write = [&](auto const& logits) {
+      io::TensorToWrite const tensor[]{io::to_write("logits", logits.view())};
+      io::write_safetensors(logits_path, tensor);
+    };
+    if (wanted) wide ? write(logits64) : write(logits32);
   });
 }

@@ -52,7 +52,7 @@ int main(int argc, char** argv) {
   verify::Options options;
   bool broken = false, json = false;
   app.add_option("--seed", options.seed, "Seed of the inputs")->capture_default_str();
-  app.add_option("--repetitions", options.repetitions, "Problems of each size")->capture_default_str()->check(CLI::PositiveNumber);
+  app.add_option("--repetitions", options.repetitions, "Problems of each size")->capture_default_str()->check(CLI::Range(1, 1000));
   app.add_flag("--break", broken, "Plant a bug, the last D mod 4 elements are forgotten, and see it caught");
   app.add_flag("--json", json, "Print every result as JSON");
   CLI11_PARSE(app, argc, argv);

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
 
 #include "support/session.hpp"
@@ -21,6 +22,9 @@ int run(CLI::App& app, int argc, char** argv, Body&& body) {
   try {
     body();
     return 0;
+  } catch (std::bad_alloc const&) {
+    std::fprintf(stderr, "%s: out of memory\n", app.get_name().c_str());
+    return 1;
   } catch (std::exception const& e) {
     std::fprintf(stderr, "%s: %s\n", app.get_name().c_str(), e.what());
     return 1;

@@ -19,7 +19,7 @@
 
 namespace blackmamba::detail {
 
-/// How the work of a launch is laid out.
+/// How the work of a launch is laid out. Tiles times stages fit 32 bits: the memory for more does not exist.
 struct ScanPlan {
   enum Mode : int {
     balanced,   ///< whole sequences, each block an equal share of all time
@@ -28,197 +28,257 @@ struct ScanPlan {
     apply       ///< chunks but the first, from their composed initial states
   };
   Mode mode;
-  Index tiles_per_group, tiles;        ///< of one sequence
-  Index stages;                        ///< of one sequence
-  Index chunks, first_chunk, chunk;    ///< number and lengths
-  float* states;                       ///< what blocks or chunks hand on: (slot, 8, threads)
-  float* delta_sums;                   ///< (slot, 2, threads)
-  int* ready;                          ///< (block)
-  bool aligned_bc;                     ///< whether 4 neighbouring elements of B and of C can be read at once
+  unsigned tiles_per_group, tiles;       ///< of one sequence
+  unsigned stages;                       ///< of one sequence
+  unsigned share, blocks_with_one_more;  ///< balanced: stages a block
+  unsigned chunks;                       ///< of one sequence
+  Index first_chunk, chunk;              ///< their lengths
+  float* states;                         ///< what blocks or chunks hand on: (slot, 8, threads)
+  float* delta_sums;                     ///< (slot, 2, threads)
+  int* ready;                            ///< (block)
 };
 
 /// A stretch of time of one tile.
 struct ScanPiece {
-  Index tile, sequence, begin, end;
+  unsigned tile, sequence;
+  Index begin, end;
   enum Start : int { initial, handed_over, composed } start;
   enum Finish : int { last, hand_over, state_slot, nothing } finish;
   Index slot_in, slot_out;
-  Index chunk;
+  unsigned chunk;
 };
 
-template <class T>
+/// One block's work on 64 channels. `Typical`: with a gate and softplus, and rows that can be read 16 bytes at a time.
+template <class T, bool Typical>
 class ScanTile {
   using Tuning = ScanTuning;
   using Pair = StoredPair<T>;
-  static constexpr int threads = Tuning::threads, group = Tuning::group, stage = Tuning::stage;
-  static constexpr int pairs_in_warp = 8, lanes = Tuning::lanes_per_channel, halves = group / lanes;
-  static constexpr int vectors = stage * 2 * Tuning::most_states / 4 / threads;  // of four, a thread, to stage B and C
+  static constexpr int threads = Tuning::threads, warps = threads / 32, group = Tuning::group, stage = Tuning::stage;
+  static constexpr int pairs = 8, lanes = Tuning::lanes_per_channel, halves = group / lanes;
+  static constexpr int row_bytes = 8 * sizeof(float4), exchange_bytes = warps * group * row_bytes;
+  static constexpr int wide = 16 / sizeof(T);              // elements in 16 bytes
+  static constexpr int copies_per_row = 2 * pairs / wide;  // of 16 bytes
+  static constexpr int widest_batch = 32 / copies_per_row / group;
+  static constexpr int batch = Typical ? widest_batch : 1;  // groups that one copy of each lane covers
+  static constexpr int ring = 4 * widest_batch * group;     // times of inputs in shared memory
+  static constexpr int input_row = 2 * pairs * sizeof(T), tensor_bytes = ring * input_row;
+  static constexpr int chunks_per_time = 2 * Tuning::most_states / wide;  // 16 bytes of B or C
+  static constexpr int bc_chunks = stage * chunks_per_time / threads;     // a thread
+  static_assert(stage * chunks_per_time % threads == 0 && stage % (batch * group) == 0 && (ring & (ring - 1)) == 0);
 
  public:
-  struct Shared {
-    float4 bc[2][stage][8];                                   // 16 of B, 16 of C
-    float4 exchange[2][threads / 32][group][pairs_in_warp];  // of two channels: step sizes, inputs
+  struct alignas(16) Shared {
+    float4 bc[2][stage][8];                      // 16 of B, 16 of C
+    float4 exchange[2][warps][group][pairs];     // of two channels: step sizes, inputs
+    float4 partial[warps][lanes][lanes][pairs];  // sums over 4 states of two channels at two times
+    T inputs[warps][3][ring][2 * pairs];         // u, delta, z of groups to come
   };
 
   __device__ ScanTile(SelectiveScanArgs<T> const& args, ScanPlan const& plan, Shared& shared)
-      : a_{args}, plan_{plan}, shared_{shared}, warp_{static_cast<int>(threadIdx.x) / 32},
-        q_{static_cast<int>(threadIdx.x) % 32 / pairs_in_warp}, p_{static_cast<int>(threadIdx.x) % pairs_in_warp} {}
+      : a_{args}, plan_{plan}, shared_{shared} {
+    lane_ = static_cast<int>(threadIdx.x) % 32, warp_ = static_cast<int>(threadIdx.x) / 32;
+    q_ = lane_ / pairs, p_ = lane_ % pairs;
+    exchange_read_ = shared_address(&shared.exchange[0][warp_][0][p_]);
+    exchange_write_ = shared_address(&shared.exchange[0][warp_][q_][p_]);
+    partial_write_ = shared_address(&shared.partial[warp_][0][q_][p_]);
+    partial_read_ = shared_address(&shared.partial[warp_][q_][0][p_]);
+    bc_read_ = shared_address(&shared.bc[0][0][q_]);
+    inputs_read_ = shared_address(&shared.inputs[warp_][0][q_][2 * p_]);
+    inputs_write_ = shared_address(&shared.inputs[warp_][0][lane_ / copies_per_row][lane_ % copies_per_row * wide]);
+  }
 
-  __device__ void set_tile(Index tile) {
-    Index const per_group = a_.u.extent(2) / a_.B.extent(2);
+  __device__ void set_tile(unsigned tile) {
+    auto const per_group = static_cast<unsigned>(a_.u.extent(2) / a_.B.extent(2));
     group_ = tile / plan_.tiles_per_group;
-    Index const within = tile % plan_.tiles_per_group * Tuning::channels + (warp_ * pairs_in_warp + p_) * 2;
+    unsigned const tile_begin = tile % plan_.tiles_per_group * Tuning::channels + warp_ * 2 * pairs;
+    unsigned const within = tile_begin + 2 * p_, copied = tile_begin + lane_ % copies_per_row * wide;
     valid_ = within < per_group;
-    d_ = valid_ ? group_ * per_group + within : 0;
-    Index const N = a_.A.extent(1);
+    // Channels past the end compute on those of the beginning, and write nothing.
+    d_ = group_ * per_group + (valid_ ? within : 0);
+    copied_d_ = Typical ? group_ * per_group + (copied < per_group ? copied : 0) : d_;
+    int const N = static_cast<int>(a_.A.extent(1));
+    auto const* A = &a_.A(d_, 4 * q_);
 #pragma unroll
-    for (int c = 0; c < 2; ++c)
+    for (int c = 0; c < 2; ++c, A += a_.A.stride(0))
 #pragma unroll
       for (int n = 0; n < 4; ++n)
         // Not infinite, so that a step size of 0 always keeps the state.
-        A_[c][n] = valid_ && 4 * q_ + n < N ? fmaxf(a_.A(d_ + c, 4 * q_ + n) * 1.44269504088896f, -3.4e38f) : 0.0f;
+        A_[c][n] = 4 * q_ + n < N ? fmaxf(A[n * a_.A.stride(1)] * 1.44269504088896f, -3.4e38f) : 0.0f;
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      D_[c] = a_.D && valid_ ? static_cast<float>(a_.D[d_ + c]) : 0.0f;
-      bias_[c] = a_.delta_bias && valid_ ? static_cast<float>(a_.delta_bias[d_ + c]) : 0.0f;
+      D_[c] = a_.D ? static_cast<float>(a_.D[d_ + c]) : 0.0f;
+      bias_[c] = a_.delta_bias ? static_cast<float>(a_.delta_bias[d_ + c]) : 0.0f;
     }
   }
 
   __device__ void start_from(View<float const, 3> const& state, Index s) {
-    Index const N = a_.A.extent(1);
+    int const N = static_cast<int>(a_.A.extent(1));
+    auto const* h = state ? &state(s, d_, 4 * q_) : nullptr;
 #pragma unroll
-    for (int c = 0; c < 2; ++c)
+    for (int c = 0; c < 2; ++c, h += state.stride(1))
 #pragma unroll
-      for (int n = 0; n < 4; ++n) h_[c][n] = state && valid_ && 4 * q_ + n < N ? state(s, d_ + c, 4 * q_ + n) : 0.0f;
+      for (int n = 0; n < 4; ++n) h_[c][n] = state && 4 * q_ + n < N ? h[n * state.stride(2)] : 0.0f;
   }
   __device__ void finish_to(View<float, 3> const& state, Index s) const {
-    Index const N = a_.A.extent(1);
+    int const N = static_cast<int>(a_.A.extent(1));
     if (!state || !valid_) return;
+    auto* h = &state(s, d_, 4 * q_);
 #pragma unroll
-    for (int c = 0; c < 2; ++c)
+    for (int c = 0; c < 2; ++c, h += state.stride(1))
 #pragma unroll
       for (int n = 0; n < 4; ++n)
-        if (4 * q_ + n < N) state(s, d_ + c, 4 * q_ + n) = h_[c][n];
+        if (4 * q_ + n < N) h[n * state.stride(2)] = h_[c][n];
   }
 
   /// What this thread holds of a state, in scratch memory that other blocks may have written in this launch.
   __device__ void load_slot(Index slot) {
+    float const* const from = plan_.states + slot * 8 * threads + threadIdx.x;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) h_[i / 4][i % 4] = __ldcg(plan_.states + (slot * 8 + i) * threads + threadIdx.x);
+    for (int i = 0; i < 8; ++i) h_[i / 4][i % 4] = __ldcg(from + i * threads);
   }
   __device__ void store_slot(Index slot) const {
+    float* const to = plan_.states + slot * 8 * threads + threadIdx.x;
 #pragma unroll
-    for (int i = 0; i < 8; ++i) __stcg(plan_.states + (slot * 8 + i) * threads + threadIdx.x, h_[i / 4][i % 4]);
+    for (int i = 0; i < 8; ++i) __stcg(to + i * threads, h_[i / 4][i % 4]);
   }
   /// h ← exp(A Σδ) h + what the chunk in `slot` makes of a state of zeros.
   __device__ void compose_slot(Index slot) {
+    float const *const from = plan_.states + slot * 8 * threads + threadIdx.x, *const sums = plan_.delta_sums + slot * 2 * threads +
+                                                                                             threadIdx.x;
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
-      float const sum = __ldcg(plan_.delta_sums + (slot * 2 + c) * threads + threadIdx.x);
+      float const sum = __ldcg(sums + c * threads);
 #pragma unroll
-      for (int n = 0; n < 4; ++n)
-        h_[c][n] = fmaf(device_exp2(sum * A_[c][n]), h_[c][n],
-                        __ldcg(plan_.states + (slot * 8 + 4 * c + n) * threads + threadIdx.x));
+      for (int n = 0; n < 4; ++n) h_[c][n] = fmaf(device_exp2(sum * A_[c][n]), h_[c][n], __ldcg(from + (4 * c + n) * threads));
     }
   }
   __device__ void store_delta_sums(Index slot) {
 #pragma unroll
     for (int c = 0; c < 2; ++c) {
       float sum = delta_sum_[c];
-      sum += __shfl_xor_sync(~0u, sum, pairs_in_warp);
-      sum += __shfl_xor_sync(~0u, sum, 2 * pairs_in_warp);
+      sum += __shfl_xor_sync(~0u, sum, pairs);
+      sum += __shfl_xor_sync(~0u, sum, 2 * pairs);
       __stcg(plan_.delta_sums + (slot * 2 + c) * threads + threadIdx.x, sum);
     }
   }
 
   /// Times [begin, end) of batch entry b. `Whole`: writes y; otherwise only the state moves on, and step sizes are summed.
+  ///
+  /// While a group is scanned, the step sizes of the next one are made and the inputs of more are on their way.
   template <bool Whole>
   __device__ void run(Index b, Index begin, Index end) {
-    b_ = b, end_ = end;
-    t_ = begin + q_;
-    u_ = &a_.u(b, t_, d_), delta_ = &a_.delta(b, t_, d_);
-    if constexpr (Whole) z_ = a_.z ? &a_.z(b, t_, d_) : nullptr, y_ = &a_.y(b, t_, d_);
     delta_sum_[0] = delta_sum_[1] = 0;
+    if (begin >= end) return;
+    Index left = end - begin;
+    left_ = static_cast<int>(min(left, Index{8 * ring}));
+    u_ = &a_.u(b, begin, copied_d_), delta_ = &a_.delta(b, begin, copied_d_);
+    z_ = gated() ? &a_.z(b, begin, copied_d_) : nullptr;
+    y_ = &a_.y(b, begin, d_);
+    first_ = 0;
+    set_bc(b, begin);
 
-    fetch_bc<Whole>(begin);
-    fetch<Whole>();
+    fetch_bc<Whole>();
+    for (int g = 0; g < 3 * batch; g += batch) fetch<Whole>(g);
     place_bc<Whole>(0);
-    int buffer = 0;
-    elementwise<Whole>(0);
-    fetch<Whole>();
+    wait_copies<2>();
+    __syncwarp();
+    step_sizes<Whole>(0);
     __syncthreads();
-    for (Index t = begin; t < end; t += stage) {
-      bool const more = t + stage < end;
-      if (more) fetch_bc<Whole>(t + stage);
-      int const groups = static_cast<int>((min(end - t, Index{stage}) + group - 1) / group);
+    int buffer = 0;
+    for (; left > 0; left -= stage) {
+      // Not to be made from 64 bits again at each use.
+      left_ = static_cast<int>(min(left, Index{8 * ring}));
+      asm volatile("" : "+r"(left_), "+l"(u_), "+l"(delta_), "+l"(z_), "+l"(y_));
+      bool const more = left_ > stage;
+      if (more) fetch_bc<Whole>();
+      int const groups = (min(left_, stage) + group - 1) / group;
       for (int g = 0; g < groups; ++g) {
-        float gate[halves][2], skip[halves][2];
-        if constexpr (Whole) {
-#pragma unroll
-          for (int i = 0; i < halves; ++i)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) gate[i][c] = gate_[i][c], skip[i][c] = skip_[i][c];
-        }
-        float y[group][2];
-        scan<Whole>(buffer, g & 1, g * group, y);
-        elementwise<Whole>((g & 1) ^ 1);
-        fetch<Whole>();
-        if constexpr (Whole) put(y, gate, skip);
+        if (g % batch == 0) fetch<Whole>(g + 3 * batch);
+        wait_copies<2>();
         __syncwarp();
+        float y[group][2];
+        scan<Whole>(buffer, g, y);
+        step_sizes<Whole>(g + 1);
+        if constexpr (Whole) put(y, g);
       }
       if (more) place_bc<Whole>(buffer ^ 1);
       __syncthreads();
       buffer ^= 1;
+      first_ ^= stage % ring;
+      u_ = at(u_, a_.u.stride(1), stage), delta_ = at(delta_, a_.delta.stride(1), stage);
+      if (gated()) z_ = at(z_, a_.z.stride(1), stage);
+      y_ = at(y_, a_.y.stride(1), stage);
     }
+    wait_copies<0>();
+    __syncwarp();
   }
 
  private:
-  /// The inputs of this thread's times of the next group, on their way.
-  template <bool Whole>
-  __device__ void fetch() {
-#pragma unroll
-    for (int i = 0; i < halves; ++i) {
-      bool const there = valid_ && t_ + i * lanes < end_;
-      raw_u_[i] = there ? Pair::load(u_ + i * lanes * a_.u.stride(1)) : Pair::zero();
-      raw_delta_[i] = there ? Pair::load(delta_ + i * lanes * a_.delta.stride(1)) : Pair::zero();
-      if constexpr (Whole)
-        raw_z_[i] = there && z_ ? Pair::load(z_ + i * lanes * a_.z.stride(1)) : Pair::zero();
-      there_[i] = there;
-    }
-    t_ += group;
-    u_ += group * a_.u.stride(1);
-    delta_ += group * a_.delta.stride(1);
-    if constexpr (Whole) z_ = z_ ? z_ + group * a_.z.stride(1) : z_;
+  __device__ bool gated() const { return Typical || static_cast<bool>(a_.z); }
+  __device__ bool softplus() const { return Typical || a_.delta_softplus; }
+
+  /// `t` times further: one multiply-add of 32-bit factors.
+  template <class E>
+  static __device__ E* at(E* base, Index stride, int t) {
+    auto const bytes = static_cast<int>(stride) * static_cast<int>(sizeof(E));
+    E* out;
+    asm("mad.wide.s32 %0, %1, %2, %3;" : "=l"(out) : "r"(t), "r"(bytes), "l"(base));
+    return out;
   }
 
-  /// Softplus, gate and skip of what was fetched; step sizes and inputs go to the lanes that share the channels.
+  /// The inputs of the groups from g of the stage on, on their way. Past the end it is the last ones again, which nothing uses.
   template <bool Whole>
-  __device__ void elementwise(int buffer) {
+  __device__ void fetch(int g) const {
+    int const row = (first_ + g * group) % ring * input_row;
+    if constexpr (Typical) {
+      int const t = min(g * group + lane_ / copies_per_row, left_ - 1);
+      copy_async<16>(inputs_write_ + row, at(u_, a_.u.stride(1), t));
+      copy_async<16>(inputs_write_ + row + tensor_bytes, at(delta_, a_.delta.stride(1), t));
+      if constexpr (Whole) copy_async<16>(inputs_write_ + row + 2 * tensor_bytes, at(z_, a_.z.stride(1), t));
+    } else {
 #pragma unroll
-    for (int i = 0; i < halves; ++i) {
-      float2 const u = raw_u_[i].widen();
-      float2 delta = raw_delta_[i].widen();
-      delta.x += bias_[0], delta.y += bias_[1];
-      if (a_.delta_softplus) delta.x = device_softplus(delta.x), delta.y = device_softplus(delta.y);
-      // Past the end a step of size 0 keeps the state.
-      if (!there_[i]) delta = float2{0, 0};
-      if constexpr (!Whole) delta_sum_[0] += delta.x, delta_sum_[1] += delta.y;
-      shared_.exchange[buffer][warp_][i * lanes + q_][p_] = float4{delta.x, delta.y, delta.x * u.x, delta.y * u.y};
-      if constexpr (Whole) {
-        skip_[i][0] = D_[0] * u.x, skip_[i][1] = D_[1] * u.y;
-        float2 const z = raw_z_[i].widen();
-        gate_[i][0] = a_.z ? device_silu(z.x) : 1.0f, gate_[i][1] = a_.z ? device_silu(z.y) : 1.0f;
+      for (int i = 0; i < halves; ++i) {
+        int const t = min(g * group + i * lanes + q_, left_ - 1), to = inputs_read_ + row + i * lanes * input_row;
+        copy_async<sizeof(Pair)>(to, at(u_, a_.u.stride(1), t));
+        copy_async<sizeof(Pair)>(to + tensor_bytes, at(delta_, a_.delta.stride(1), t));
+        if constexpr (Whole)
+          if (gated()) copy_async<sizeof(Pair)>(to + 2 * tensor_bytes, at(z_, a_.z.stride(1), t));
       }
     }
+    commit_copies();
+  }
+  /// Input 0, 1, 2 (u, delta, z) at the i-th of this thread's times in group g.
+  __device__ float2 fetched(int g, int input, int i) const {
+    return Pair::load_shared(inputs_read_ + (first_ + g * group) % ring * input_row + input * tensor_bytes + i * lanes * input_row)
+        .widen();
+  }
+
+  /// Step sizes and inputs of group g go to the lanes that share the channels.
+  template <bool Whole>
+  __device__ void step_sizes(int g) {
+#pragma unroll
+    for (int i = 0; i < halves; ++i) {
+      float2 const u = fetched(g, 0, i);
+      float2 delta = fetched(g, 1, i);
+      delta.x += bias_[0], delta.y += bias_[1];
+      if (softplus()) delta.x = device_softplus(delta.x), delta.y = device_softplus(delta.y);
+      // Past the end a step of size 0 keeps the state.
+      bool const there = g * group + i * lanes + q_ < left_;
+      delta.x = there ? delta.x : 0.0f, delta.y = there ? delta.y : 0.0f;
+      if constexpr (!Whole) delta_sum_[0] += delta.x, delta_sum_[1] += delta.y;
+      store_shared(exchange_write_ + g % 2 * exchange_bytes + i * lanes * row_bytes,
+                   float4{delta.x, delta.y, delta.x * u.x, delta.y * u.y});
+    }
   }
 
   template <bool Whole>
-  __device__ void scan(int bc_buffer, int buffer, int first, float (&y)[group][2]) {
+  __device__ void scan(int bc_buffer, int g, float (&y)[group][2]) {
+    std::uint32_t const steps = exchange_read_ + g % 2 * exchange_bytes;
+    std::uint32_t const bc = bc_read_ + (bc_buffer * stage + g * group) * row_bytes;
 #pragma unroll
     for (int j = 0; j < group; ++j) {
-      float4 const step = shared_.exchange[buffer][warp_][j][p_];
-      float4 const B4 = shared_.bc[bc_buffer][first + j][q_];
-      float4 const C4 = Whole ? shared_.bc[bc_buffer][first + j][4 + q_] : float4{};
+      float4 const step = load_shared(steps + j * row_bytes), B4 = load_shared(bc + j * row_bytes);
+      float4 const C4 = Whole ? load_shared(bc + j * row_bytes + row_bytes / 2) : float4{};
       float const delta[2]{step.x, step.y}, input[2]{step.z, step.w};
       float const B[4]{B4.x, B4.y, B4.z, B4.w}, C[4]{C4.x, C4.y, C4.z, C4.w};
 #pragma unroll
@@ -232,99 +292,128 @@ class ScanTile {
     }
   }
 
-  /// Sums over the lanes that share the channels, so that each lane gets the times it fetched, and writes them.
-  __device__ void put(float (&y)[group][2], float (&gate)[halves][2], float (&skip)[halves][2]) {
-    bool const upper = q_ & 2, odd = q_ & 1;
+  /// Sums over the lanes that share the channels, each lane at the times it fetched; skip, gate, and out.
+  __device__ void put(float (&y)[group][2], int g) {
+    static_assert(halves == 2);
+#pragma unroll
+    for (int k = 0; k < lanes; ++k)
+      store_shared(partial_write_ + k * lanes * row_bytes, float4{y[k][0], y[k][1], y[k + lanes][0], y[k + lanes][1]});
+    __syncwarp();
+    float4 part[lanes];
+#pragma unroll
+    for (int k = 0; k < lanes; ++k) part[k] = load_shared(partial_read_ + k * row_bytes);
+    float const sums[halves][2]{
+        {(part[0].x + part[1].x) + (part[2].x + part[3].x), (part[0].y + part[1].y) + (part[2].y + part[3].y)},
+        {(part[0].z + part[1].z) + (part[2].z + part[3].z), (part[0].w + part[1].w) + (part[2].w + part[3].w)}};
 #pragma unroll
     for (int i = 0; i < halves; ++i) {
-      float out[2];
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        float two[2];
-#pragma unroll
-        for (int k = 0; k < 2; ++k) {
-          float const low = y[4 * i + k][c], high = y[4 * i + 2 + k][c];
-          two[k] = (upper ? high : low) + __shfl_xor_sync(~0u, upper ? low : high, 2 * pairs_in_warp);
-        }
-        float const sum = (odd ? two[1] : two[0]) + __shfl_xor_sync(~0u, odd ? two[0] : two[1], pairs_in_warp);
-        out[c] = (sum + skip[i][c]) * gate[i][c];
+      float2 const u = fetched(g, 0, i);
+      float2 out{fmaf(D_[0], u.x, sums[i][0]), fmaf(D_[1], u.y, sums[i][1])};
+      if (gated()) {
+        float2 const z = fetched(g, 2, i);
+        out.x *= device_silu(z.x), out.y *= device_silu(z.y);
       }
-      // t_ is two groups further: one was fetched and one is being computed.
-      if (valid_ && t_ - 3 * group + i * lanes < end_) Pair::store(y_ + i * lanes * a_.y.stride(1), float2{out[0], out[1]});
+      int const t = g * group + i * lanes + q_;
+      Pair::store_if(valid_ && t < left_, at(y_, a_.y.stride(1), t), out);
     }
-    y_ += group * a_.y.stride(1);
   }
 
-  /// B and C of the stage that begins at `t`, on their way: vector v is number v % 8 of time t + v / 8.
+  /// A thread stages 16 bytes of B or of C at times that are threads / chunks_per_time apart.
+  __device__ void set_bc(Index b, Index begin) {
+    int const chunk = static_cast<int>(threadIdx.x) % chunks_per_time;
+    is_c_ = chunk >= chunks_per_time / 2;
+    bc_n_ = chunk % (chunks_per_time / 2) * wide;
+    bc_t_ = static_cast<int>(threadIdx.x) / chunks_per_time;
+    View<T const, 4> const& from = is_c_ ? a_.C : a_.B;
+    bc_stride_ = from.stride(1);
+    bc_ = &from(b, begin + bc_t_, group_, bc_n_);
+    bc_left_ = 0;
+  }
+  /// B and C of the next stage, on their way; zeros past the end.
   template <bool Whole>
-  __device__ void fetch_bc(Index t) {
-    Index const N = a_.A.extent(1);
+  __device__ void fetch_bc() {
+    constexpr int step = threads / chunks_per_time;
+    int const left = left_ - bc_left_;
 #pragma unroll
-    for (int j = 0; j < vectors; ++j) {
-      int const v = static_cast<int>(threadIdx.x) + j * threads, n = v % 4 * 4;
-      bool const is_c = v % 8 >= 4;
-      Index const at = t + v / 8;
-      raw_bc_[j][0] = raw_bc_[j][1] = Pair::zero();
-      if (at >= end_ || (!Whole && is_c)) continue;
-      View<T const, 4> const& from = is_c ? a_.C : a_.B;
-      if (plan_.aligned_bc) {
-        T const* const p = &from(b_, at, group_, n);
-        raw_bc_[j][0] = Pair::load(p), raw_bc_[j][1] = Pair::load(p + 2);
+    for (int j = 0; j < bc_chunks; ++j) {
+      bool const there = bc_t_ + j * step < left && (Whole || !is_c_);
+      T const* const from = bc_ + j * step * bc_stride_;
+      if constexpr (Typical) {
+        raw_bc_[j] = there ? *reinterpret_cast<uint4 const*>(from) : uint4{0, 0, 0, 0};
       } else {
-        T four[4];
+        int const N = static_cast<int>(a_.A.extent(1));
+        Index const stride = is_c_ ? a_.C.stride(3) : a_.B.stride(3);
+        Chunk chunk;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) four[i] = n + i < N ? from(b_, at, group_, n + i) : T{};
-        raw_bc_[j][0] = __builtin_bit_cast(Pair, reinterpret_cast<T(&)[2]>(four[0]));
-        raw_bc_[j][1] = __builtin_bit_cast(Pair, reinterpret_cast<T(&)[2]>(four[2]));
+        for (int i = 0; i < wide; ++i) chunk.of[i] = there && bc_n_ + i < N ? from[i * stride] : T(0.0f);
+        raw_bc_[j] = __builtin_bit_cast(uint4, chunk);
       }
     }
+    bc_ += stage * bc_stride_;
+    bc_left_ = stage;
   }
   template <bool Whole>
   __device__ void place_bc(int buffer) {
 #pragma unroll
-    for (int j = 0; j < vectors; ++j) {
-      int const v = static_cast<int>(threadIdx.x) + j * threads;
-      float2 const low = raw_bc_[j][0].widen(), high = raw_bc_[j][1].widen();
-      shared_.bc[buffer][v / 8][v % 8] = float4{low.x, low.y, high.x, high.y};
+    for (int j = 0; j < bc_chunks; ++j) {
+      float* const to =
+          reinterpret_cast<float*>(&shared_.bc[buffer][bc_t_ + j * (threads / chunks_per_time)][is_c_ ? 4 : 0]) + bc_n_;
+      unsigned const words[4]{raw_bc_[j].x, raw_bc_[j].y, raw_bc_[j].z, raw_bc_[j].w};
+      if constexpr (sizeof(T) == 4) {
+        *reinterpret_cast<uint4*>(to) = raw_bc_[j];
+      } else {
+#pragma unroll
+        for (int k = 0; k < 2; ++k) {
+          float2 const low = Pair{words[2 * k]}.widen(), high = Pair{words[2 * k + 1]}.widen();
+          *reinterpret_cast<float4*>(to + 4 * k) = float4{low.x, low.y, high.x, high.y};
+        }
+      }
     }
   }
+
+  struct alignas(16) Chunk {
+    T of[wide];
+  };
 
   SelectiveScanArgs<T> const& a_;
   ScanPlan const& plan_;
   Shared& shared_;
-  int warp_, q_, p_;
-  Index group_, d_, b_, end_, t_;
-  bool valid_, there_[halves];
+  int lane_, warp_, q_, p_, left_, first_;
+  std::uint32_t exchange_read_, exchange_write_, partial_read_, partial_write_, bc_read_, inputs_read_, inputs_write_;
+  Index group_, d_, copied_d_;
+  bool valid_, is_c_;
   float A_[2][4], h_[2][4], D_[2], bias_[2], delta_sum_[2];
-  float gate_[halves][2], skip_[halves][2];
-  T const *u_, *delta_, *z_;
+  T const *u_, *delta_, *z_, *bc_;
   T* y_;
-  Pair raw_u_[halves], raw_delta_[halves], raw_z_[halves], raw_bc_[vectors][2];
+  int bc_t_, bc_n_, bc_left_;
+  Index bc_stride_;
+  uint4 raw_bc_[bc_chunks];
 };
 
 /// Which piece a block does as its `index`-th; false when there are no more.
-__device__ inline bool next_piece(ScanPlan const& plan, View<Index const, 1> const& offsets, Index L, Index total_tiles, Index index,
+__device__ inline bool next_piece(ScanPlan const& plan, View<Index const, 1> const& offsets, Index L, unsigned index,
                                   ScanPiece& piece) {
   constexpr Index stage = ScanTuning::stage;
-  Index const block = blockIdx.x, blocks = gridDim.x;
+  unsigned const block = blockIdx.x;
   piece.start = ScanPiece::initial, piece.finish = ScanPiece::last;
   piece.begin = 0, piece.end = L;
-  Index tile;
+  piece.chunk = 0;
+  unsigned tile;
   switch (plan.mode) {
     case ScanPlan::balanced: {
-      Index const total = total_tiles * plan.stages;
-      Index const from = total / blocks * block + total % blocks * block / blocks;
-      Index const to = total / blocks * (block + 1) + total % blocks * (block + 1) / blocks;
-      Index const head = to % plan.stages, tail = from % plan.stages;
-      Index const first_whole = (from + plan.stages - 1) / plan.stages, wholes = to / plan.stages - first_whole;
+      unsigned const from = plan.share * block + min(block, plan.blocks_with_one_more);
+      unsigned const to = from + plan.share + (block < plan.blocks_with_one_more);
+      unsigned const from_tile = from / plan.stages, to_tile = to / plan.stages;
+      unsigned const head = to - to_tile * plan.stages, tail = from - from_tile * plan.stages;
+      unsigned const first_whole = from_tile + (tail != 0), wholes = to_tile - first_whole, place = index - (head != 0);
       if (head && index == 0) {
-        tile = to / plan.stages;
+        tile = to_tile;
         piece.end = head * stage;
         piece.finish = ScanPiece::hand_over, piece.slot_out = block;
-      } else if (index - (head != 0) < wholes) {
-        tile = first_whole + index - (head != 0);
-      } else if (tail && index - (head != 0) == wholes) {
-        tile = from / plan.stages;
+      } else if (place < wholes) {
+        tile = first_whole + place;
+      } else if (tail && place == wholes) {
+        tile = from_tile;
         piece.begin = tail * stage;
         piece.start = ScanPiece::handed_over, piece.slot_in = block - 1;
       } else {
@@ -335,7 +424,7 @@ __device__ inline bool next_piece(ScanPlan const& plan, View<Index const, 1> con
     case ScanPlan::packed: {
       if (index) return false;
       tile = block;
-      Index const s = tile / plan.tiles;
+      unsigned const s = tile / plan.tiles;
       // Offsets are not known to the host; whatever they say, nothing outside of the length is touched.
       piece.begin = max(Index{0}, min(L, offsets[s]));
       piece.end = max(piece.begin, min(L, offsets[s + 1]));
@@ -343,31 +432,32 @@ __device__ inline bool next_piece(ScanPlan const& plan, View<Index const, 1> con
     }
     default: {
       if (index) return false;
-      Index const chunks = plan.chunks - 1;
+      unsigned const chunks = plan.chunks - 1;
       tile = block / chunks;
-      Index const chunk = block % chunks + (plan.mode == ScanPlan::apply);
-      piece.chunk = chunk;
-      piece.begin = chunk ? plan.first_chunk + (chunk - 1) * plan.chunk : 0;
-      piece.end = min(L, plan.first_chunk + chunk * plan.chunk);
-      piece.slot_in = tile * chunks, piece.slot_out = tile * chunks + chunk;
+      piece.chunk = block % chunks + (plan.mode == ScanPlan::apply);
+      piece.begin = piece.chunk ? plan.first_chunk + (piece.chunk - 1) * plan.chunk : 0;
+      piece.end = min(L, plan.first_chunk + piece.chunk * plan.chunk);
+      piece.slot_in = Index{tile} * chunks, piece.slot_out = Index{tile} * chunks + piece.chunk;
       if (plan.mode == ScanPlan::apply) piece.start = ScanPiece::composed;
-      if (plan.mode == ScanPlan::summarise) piece.finish = ScanPiece::state_slot;
-      else if (chunk < chunks) piece.finish = ScanPiece::nothing;
+      if (plan.mode == ScanPlan::summarise)
+        piece.finish = ScanPiece::state_slot;
+      else if (piece.chunk < chunks)
+        piece.finish = ScanPiece::nothing;
     }
   }
   piece.sequence = tile / plan.tiles;
-  piece.tile = tile % plan.tiles;
+  piece.tile = tile - piece.sequence * plan.tiles;
   return true;
 }
 
-template <class T>
+template <class T, bool Typical>
 __global__ void __launch_bounds__(ScanTuning::threads, ScanTuning::blocks_per_multiprocessor)
     scan_kernel(__grid_constant__ SelectiveScanArgs<T> const a, __grid_constant__ ScanPlan const plan) {
-  __shared__ typename ScanTile<T>::Shared shared;
-  ScanTile<T> tile{a, plan, shared};
+  __shared__ typename ScanTile<T, Typical>::Shared shared;
+  ScanTile<T, Typical> tile{a, plan, shared};
   Index const L = a.u.extent(1);
   ScanPiece piece;
-  for (Index index = 0; next_piece(plan, a.offsets, L, a.u.extent(0) * plan.tiles, index, piece); ++index) {
+  for (unsigned index = 0; next_piece(plan, a.offsets, L, index, piece); ++index) {
     tile.set_tile(piece.tile);
     Index const b = a.offsets ? 0 : piece.sequence;
     if (plan.mode == ScanPlan::summarise && piece.chunk > 0) {
@@ -390,7 +480,7 @@ __global__ void __launch_bounds__(ScanTuning::threads, ScanTuning::blocks_per_mu
       tile.load_slot(piece.slot_in);
     } else {
       tile.load_slot(piece.slot_in);
-      for (Index k = 1; k < piece.chunk; ++k) tile.compose_slot(piece.slot_in + k);
+      for (unsigned k = 1; k < piece.chunk; ++k) tile.compose_slot(piece.slot_in + k);
     }
     tile.template run<true>(b, piece.begin, piece.end);
     if (piece.finish == ScanPiece::last) {
@@ -429,8 +519,8 @@ __global__ void __launch_bounds__(128) scan_plain_kernel(__grid_constant__ Selec
     Acc const input = delta * u;
     Acc y = 0;
     for (Index n = 0; n < N; ++n) {
-      Acc const next =
-          device_exp2(delta * (a.A(d, n) * Acc(1.44269504088896340735992468100189214))) * h[n * step] + input * widen(a.B(b, t, g, n));
+      Acc const next = device_exp2(delta * (a.A(d, n) * Acc(1.44269504088896340735992468100189214))) * h[n * step] +
+                       input * widen(a.B(b, t, g, n));
       h[n * step] = next;
       y += next * widen(a.C(b, t, g, n));
     }

@@ -7,13 +7,13 @@
 namespace blackmamba::detail {
 
 struct ScanTuning {
-  static constexpr int threads = 128;         ///< of a block: 4 warps, one for each scheduler
-  static constexpr int lanes_per_channel = 4;  ///< each has 4 of the 16 states
-  static constexpr int most_states = 16;       ///< beyond, the plain kernel
+  static constexpr int threads = 128;                               ///< of a block: 4 warps, one for each scheduler
+  static constexpr int lanes_per_channel = 4;                       ///< each has 4 of the 16 states
+  static constexpr int most_states = 16;                            ///< beyond, the plain kernel
   static constexpr int channels = threads / lanes_per_channel * 2;  ///< of a block: a thread has two
-  static constexpr int group = 8;              ///< time steps between exchanges inside a warp
-  static constexpr int stage = 64;             ///< time steps of B and C that are in shared memory at once
-  static constexpr int blocks_per_multiprocessor = 2;
+  static constexpr int group = 8;                                   ///< time steps between exchanges inside a warp
+  static constexpr int stage = 32;                                  ///< time steps of B and C that are in shared memory at once
+  static constexpr int blocks_per_multiprocessor = 3;
 
   /// A sequence is split over time only where fewer tiles than this share of the slots would run, into pieces no shorter than
   /// `shortest_chunk`: below that, a second kernel and carrying states cost more than they gain.

@@ -1,0 +1,127 @@
+#pragma once
+/// \file
+/// An NVIDIA GPU as a context.
+
+#include <blackmamba/core/context.hpp>
+#include <blackmamba/core/cuda/error.cuh>
+
+namespace blackmamba {
+
+namespace detail {
+
+/// Makes a device the calling thread's current one, and the one before it again at the end.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int device) {
+    check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ != device) check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    changed_ = before_ != device;
+  }
+  DeviceScope(DeviceScope const&) = delete;
+  DeviceScope& operator=(DeviceScope const&) = delete;
+  ~DeviceScope() {
+    if (changed_) cudaSetDevice(before_);
+  }
+
+ private:
+  int before_ = 0;
+  bool changed_ = false;
+};
+
+}  // namespace detail
+
+/// GPUs that this process can use: 0 where there is none, or no driver. Does not throw.
+inline int cuda_device_count() {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) == cudaSuccess) return count;
+  cudaGetLastError();
+  return 0;
+}
+
+/// One GPU and one stream on it. Operations are queued on the stream and return before they have run; views are of memory that the
+/// device reads, and what a view points to must stay there until then. Copies share the stream and the scratch memory, so one
+/// context serves one calling thread at a time.
+class Cuda {
+ public:
+  /// A stream of its own. Throws `cuda_error`, in one sentence, where there is no such device or no driver.
+  explicit Cuda(int device = 0) : Cuda{device, nullptr, true} {}
+
+  /// The caller's stream, which must outlive the context and every copy of it.
+  Cuda(int device, cudaStream_t stream) : Cuda{device, stream, false} {}
+
+  /// Temporary memory of operations and layers, on the device: take it inside a scope. Memory that a scope gave back may be in use
+  /// until the stream gets there, and is reused on the same stream only.
+  Arena& scratch() const { return state_->scratch; }
+
+  /// Of the host.
+  int threads() const { return 1; }
+
+  cudaStream_t stream() const { return state_->stream; }
+  int device() const { return state_->device; }
+  int multiprocessors() const { return state_->multiprocessors; }
+
+  /// Where the scratch memory comes from: the device's memory, at a call that waits for the device.
+  MemoryResource memory() const { return state_->memory(); }
+
+  /// Waits until everything queued has run. Throws `cuda_error` if something queued since the last wait failed.
+  void synchronize() const { detail::check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
+
+  static constexpr char const* name = "cuda";
+
+ private:
+  struct State {
+    State(int ordinal, cudaStream_t given, bool own) : device{ordinal}, stream{given}, scratch{memory()} {
+      detail::DeviceScope const scope{device};
+      detail::check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
+                         "cudaDeviceGetAttribute");
+      if (own) detail::check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+      owns_stream = own;
+    }
+    State(State const&) = delete;
+    State& operator=(State const&) = delete;
+    ~State() {
+      if (owns_stream) cudaStreamDestroy(stream);  // what is queued still runs, and cudaFree waits for it
+    }
+
+    MemoryResource memory() {
+      return {[](void* owner, std::size_t bytes, std::size_t) {
+                detail::DeviceScope const scope{static_cast<State*>(owner)->device};
+                void* block = nullptr;
+                detail::check_cuda(cudaMalloc(&block, bytes), concat("cudaMalloc of ", bytes, " bytes"));
+                return block;
+              },
+              [](void*, void* block, std::size_t) { cudaFree(block); },
+              [](void* owner, void* block, std::size_t bytes) {
+                auto const& state = *static_cast<State*>(owner);
+                detail::DeviceScope const scope{state.device};
+                detail::check_cuda(cudaMemsetAsync(block, 0, bytes, state.stream), "cudaMemsetAsync");
+              },
+              this};
+    }
+
+    int device, multiprocessors = 0;
+    cudaStream_t stream;
+    bool owns_stream = false;
+    Arena scratch;
+  };
+
+  Cuda(int device, cudaStream_t stream, bool own) {
+    int count = 0;
+    cudaError_t const answer = cudaGetDeviceCount(&count);
+    if (answer != cudaSuccess) {
+      cudaGetLastError();
+      throw cuda_error(concat("Cuda: no NVIDIA GPU can be used here: ", std::string_view{cudaGetErrorString(answer)},
+                              "; the CPU contexts work without one"),
+                       answer);
+    }
+    if (device < 0 || device >= count)
+      throw cuda_error(concat("Cuda: there is no device ", device, ", this process sees ", count), cudaErrorInvalidDevice);
+    state_ = std::make_shared<State>(device, stream, own);
+  }
+
+  std::shared_ptr<State> state_;
+};
+
+static_assert(Context<Cuda>);
+
+}  // namespace blackmamba

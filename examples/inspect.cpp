@@ -50,8 +50,12 @@ Table table(typename Net::Dims const& dims) {
 
 /// 1458462072 → "1,458,462,072"
 std::string grouped(Index n) {
-  std::string out = fmt::format("{}", n);
-  for (auto i = static_cast<Index>(out.size()) - 3; i > 0; i -= 3) out.insert(static_cast<std::size_t>(i), ",");
+  std::string const digits = fmt::format("{}", n);
+  std::string out;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > 0 && (digits.size() - i) % 3 == 0) out += ',';
+    out += digits[i];
+  }
   return out;
 }
 

@@ -36,6 +36,7 @@
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
 #include <blackmamba/ops/route/route.hpp>
 #include <blackmamba/ops/sample/sample.hpp>
+#include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan/selective_scan.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>

@@ -22,17 +22,25 @@
 #include <blackmamba/core/view.hpp>
 
 #include <blackmamba/ops/activation/activation.hpp>
+#include <blackmamba/ops/activation/backward.hpp>
 #include <blackmamba/ops/add/add.hpp>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
+#include <blackmamba/ops/cross_entropy/backward.hpp>
 #include <blackmamba/ops/cross_entropy/cross_entropy.hpp>
+#include <blackmamba/ops/decay/backward.hpp>
 #include <blackmamba/ops/decay/decay.hpp>
 #include <blackmamba/ops/dispatch/dispatch.hpp>
+#include <blackmamba/ops/embedding/backward.hpp>
 #include <blackmamba/ops/embedding/embedding.hpp>
+#include <blackmamba/ops/expand_heads/backward.hpp>
 #include <blackmamba/ops/expand_heads/expand_heads.hpp>
 #include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
+#include <blackmamba/ops/layer_norm/backward.hpp>
 #include <blackmamba/ops/layer_norm/layer_norm.hpp>
+#include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
+#include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
 #include <blackmamba/ops/route/route.hpp>
 #include <blackmamba/ops/sample/sample.hpp>

@@ -24,6 +24,7 @@
 #include <blackmamba/ops/activation/activation.hpp>
 #include <blackmamba/ops/activation/backward.hpp>
 #include <blackmamba/ops/add/add.hpp>
+#include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
 #include <blackmamba/ops/cross_entropy/backward.hpp>

@@ -169,15 +169,14 @@ TEST_CASE_TEMPLATE("expand_heads_backward: every scalar and shape agrees with th
   struct Sizes {
     Index rows, H, P;
   };
-  for (auto const& [rows, H, P] :
-       {Sizes{0, 3, 2}, Sizes{2, 1, 0}, Sizes{1, 1, 1}, Sizes{5, 3, 7}, Sizes{65, 2, 8}, Sizes{131, 3, 17}}) {
-    INFO(concat(rows, " rows, ", H, " heads of ", P));
-    auto const problem = Heads<T>::make(rows, H, P, HeadOptions{.low = 0.01, .high = 1});
+  for (auto const& s : {Sizes{0, 3, 2}, Sizes{2, 1, 0}, Sizes{1, 1, 1}, Sizes{5, 3, 7}, Sizes{65, 2, 8}, Sizes{131, 3, 17}}) {
+    INFO(concat(s.rows, " rows, ", s.H, " heads of ", s.P));
+    auto const problem = Heads<T>::make(s.rows, s.H, s.P, HeadOptions{.low = 0.01, .high = 1});
     auto const exact = run(Reference{}, problem.template in<double>());
     auto const plain = run(Reference{}, problem), one = run(Cpu{1}, problem), two = run(Cpu{2}, problem);
     for (auto const* got : {&plain, &one}) {
-      CHECK_CLOSE(verify::compare(got->x.view(), exact.x.view(), {.terms = static_cast<double>(P), .scale = 1}));
-      CHECK_CLOSE(verify::compare(got->bias.view(), exact.bias.view(), {.terms = static_cast<double>(rows * P), .scale = 1}));
+      CHECK_CLOSE(verify::compare(got->x.view(), exact.x.view(), {.terms = static_cast<double>(s.P), .scale = 1}));
+      CHECK_CLOSE(verify::compare(got->bias.view(), exact.bias.view(), {.terms = static_cast<double>(s.rows * s.P), .scale = 1}));
     }
     CHECK(same_bits(one.x, two.x));
     CHECK(same_bits(one.bias, two.bias));

@@ -57,6 +57,31 @@ TEST_CASE("cross_entropy: the loss is minus the log-probability of the target") 
   CHECK_CLOSE(verify::compare(losses.view(), expected.view(), verify::Cost{.terms = static_cast<double>(V)}));
 }
 
+TEST_CASE_TEMPLATE("cross_entropy: a z_coefficient adds the square of the logarithm of the sum of exponentials, to valid rows", T,
+                   float, double, half, bf16) {
+  using A = accumulator_t<T>;
+  Index const rows = 7, V = 37;
+  double const z = 0.125;
+  auto const logits = test::random_tensor<T>(Shape{rows, V}, 1, 3);
+  auto const targets = random_targets(rows, V, -100);
+  Tensor<double, 1> expected{Shape{rows}};
+  for (Index r = 0; r < rows; ++r) {
+    if (targets(r) < 0) continue;
+    double sum = 0;
+    for (Index v = 0; v < V; ++v) sum += std::exp(static_cast<double>(widen(logits(r, v))));
+    double const log_sum = std::log(sum);
+    expected(r) = log_sum - static_cast<double>(widen(logits(r, targets(r)))) + z * log_sum * log_sum;
+  }
+  auto const check_on = [&](auto const& ctx) {
+    Tensor<A, 1> losses{Shape{rows}};
+    cross_entropy(ctx, CrossEntropyArgs<T>{.logits = logits, .targets = targets, .z_coefficient = z, .losses = losses});
+    CHECK_CLOSE(verify::compare(losses.view(), expected.view(), verify::Cost{.terms = static_cast<double>(V)}));
+  };
+  check_on(Reference{});
+  check_on(Cpu{1});
+  check_on(Cpu{2});
+}
+
 TEST_CASE_TEMPLATE("cross_entropy: a loss far below the unit roundoff keeps its digits", Ctx, Reference, Cpu) {
   Index const V = 21;
   Tensor<float, 2> logits{Shape{Index{1}, V}};
@@ -154,4 +179,8 @@ TEST_CASE_TEMPLATE("cross_entropy: wrong targets and shapes are refused with the
                        "cross_entropy: targets(1) is -1, and tokens are 0 to 7, or -100 to ignore a row", value_error);
   CHECK_THROWS_WITH_AS(cross_entropy(Ctx{}, CrossEntropyArgs<float>{.logits = logits, .targets = too_many, .losses = losses}),
                        "cross_entropy: targets has shape (3,), logits asks for (2,): extent 0 is 3, not 2", shape_error);
+  targets(1) = 7;
+  CHECK_THROWS_WITH_AS(
+      cross_entropy(Ctx{}, CrossEntropyArgs<float>{.logits = logits, .targets = targets, .z_coefficient = -0.5, .losses = losses}),
+      "cross_entropy: z_coefficient is -0.5, not at least 0", value_error);
 }

@@ -12,8 +12,8 @@ requires simd::supported<T>
 void cross_entropy_on(Cpu const& ctx, CrossEntropyArgs<T> const& a) {
   using A = accumulator_t<T>;
   if (!a.logits.contiguous_rows()) return cross_entropy_on(static_cast<Reference const&>(ctx), a);
-  detail::check_targets(a);
   Index const rows = a.logits.extent(0), V = a.logits.extent(1);
+  detail::check_targets("cross_entropy", a.targets, a.ignore_index, V);
   parallel_ranges(ctx.threads(), rows, 1 + (1 << 13) / (V + 1), [&](Index begin, Index end) {
     for (Index r = begin; r < end; ++r) {
       Token const target = a.targets[r];
@@ -22,7 +22,7 @@ void cross_entropy_on(Cpu const& ctx, CrossEntropyArgs<T> const& a) {
         continue;
       }
       auto const [max, rest] = detail::row_sum(&a.logits(r, 0), V);
-      a.losses[r] = log1p(rest) + (max - widen(a.logits(r, target)));
+      a.losses[r] = detail::row_loss(max, rest, widen(a.logits(r, target)), A(a.z_coefficient));
     }
   });
 }

@@ -10,7 +10,7 @@ namespace blackmamba {
 template <Scalar T>
 void cross_entropy_on(Reference const&, CrossEntropyArgs<T> const& a) {
   using A = accumulator_t<T>;
-  detail::check_targets(a);
+  detail::check_targets("cross_entropy", a.targets, a.ignore_index, a.logits.extent(1));
   for (Index r = 0; r < a.logits.extent(0); ++r) {
     Token const target = a.targets[r];
     if (target == a.ignore_index) {
@@ -18,7 +18,7 @@ void cross_entropy_on(Reference const&, CrossEntropyArgs<T> const& a) {
       continue;
     }
     auto const [max, rest] = detail::row_sum(a.logits[r]);
-    a.losses[r] = log1p(rest) + (max - widen(a.logits(r, target)));
+    a.losses[r] = detail::row_loss(max, rest, widen(a.logits(r, target)), A(a.z_coefficient));
   }
 }
 

@@ -33,7 +33,8 @@ struct add_fn {
 /// y = a + b, element by element.
 ///
 /// Shapes: all (rows, D), any strides. Stored in `T`, added in accumulator_t<T>, rounded once. `y` may alias `a` or `b`.
-/// Does not synchronise. Throws `shape_error` naming the argument that disagrees with `a`.
+/// Does not synchronise. Throws `shape_error` naming the argument that disagrees with `a`. It has no backward pass of its own: both
+/// inputs have the gradient of y, and where one tensor went two ways this very sum adds its gradients.
 inline constexpr detail::add_fn add{};
 
 /// Plain loops; memory is what they wait for on every CPU path.

@@ -164,7 +164,8 @@ class ScanTile {
 
   /// Times [begin, end) of batch entry b. `Whole`: writes y; otherwise only the state moves on, and step sizes are summed.
   ///
-  /// While a group is scanned, the step sizes of the next one are made and the inputs of more are on their way.
+  /// While a group is scanned, the one before it is written, the step sizes of the next one are made, and the inputs of more are on
+  /// their way: what each of them waits for is hidden by the others.
   template <bool Whole>
   __device__ void run(Index b, Index begin, Index end) {
     delta_sum_[0] = delta_sum_[1] = 0;
@@ -185,22 +186,33 @@ class ScanTile {
     step_sizes<Whole>(0);
     __syncthreads();
     int buffer = 0;
+    bool first = true;
     for (; left > 0; left -= stage) {
       // Not to be made from 64 bits again at each use.
       left_ = static_cast<int>(min(left, Index{8 * ring}));
       asm volatile("" : "+r"(left_), "+l"(u_), "+l"(delta_), "+l"(z_), "+l"(y_));
       bool const more = left_ > stage;
       if (more) fetch_bc<Whole>();
-      int const groups = (min(left_, stage) + group - 1) / group;
+      int groups = (min(left_, stage) + group - 1) / group;
+      asm volatile("" : "+r"(groups));
       for (int g = 0; g < groups; ++g) {
-        if (g % batch == 0) fetch<Whole>(g + 3 * batch);
-        wait_copies<2>();
+        wait_copies<batch == 1 ? 1 : 2>();
         __syncwarp();
+        if constexpr (Whole) put(g - 1, g > 0 || !first);
         float y[group][2];
         scan<Whole>(buffer, g, y);
         step_sizes<Whole>(g + 1);
-        if constexpr (Whole) put(y, g);
+        // Every lane has read what of the group before is in shared memory.
+        __syncwarp();
+        if (g % batch == 0) fetch<Whole>(g + 3 * batch);
+        if constexpr (Whole) exchange_sums(y);
       }
+      first = false;
+      if constexpr (Whole)
+        if (!more) {
+          __syncwarp();
+          put(groups - 1, true);
+        }
       if (more) place_bc<Whole>(buffer ^ 1);
       __syncthreads();
       buffer ^= 1;
@@ -229,7 +241,7 @@ class ScanTile {
   /// The inputs of the groups from g of the stage on, on their way. Past the end it is the last ones again, which nothing uses.
   template <bool Whole>
   __device__ void fetch(int g) const {
-    int const row = (first_ + g * group) % ring * input_row;
+    int const row = ((first_ + g * group) & (ring - 1)) * input_row;
     if constexpr (Typical) {
       int const t = min(g * group + lane_ / copies_per_row, left_ - 1);
       copy_async<16>(inputs_write_ + row, at(u_, a_.u.stride(1), t));
@@ -249,7 +261,8 @@ class ScanTile {
   }
   /// Input 0, 1, 2 (u, delta, z) at the i-th of this thread's times in group g.
   __device__ float2 fetched(int g, int input, int i) const {
-    return Pair::load_shared(inputs_read_ + (first_ + g * group) % ring * input_row + input * tensor_bytes + i * lanes * input_row)
+    return Pair::load_shared(inputs_read_ + ((first_ + g * group) & (ring - 1)) * input_row + input * tensor_bytes +
+                             i * lanes * input_row)
         .widen();
   }
 
@@ -266,14 +279,14 @@ class ScanTile {
       bool const there = g * group + i * lanes + q_ < left_;
       delta.x = there ? delta.x : 0.0f, delta.y = there ? delta.y : 0.0f;
       if constexpr (!Whole) delta_sum_[0] += delta.x, delta_sum_[1] += delta.y;
-      store_shared(exchange_write_ + g % 2 * exchange_bytes + i * lanes * row_bytes,
+      store_shared(exchange_write_ + (g & 1) * exchange_bytes + i * lanes * row_bytes,
                    float4{delta.x, delta.y, delta.x * u.x, delta.y * u.y});
     }
   }
 
   template <bool Whole>
   __device__ void scan(int bc_buffer, int g, float (&y)[group][2]) {
-    std::uint32_t const steps = exchange_read_ + g % 2 * exchange_bytes;
+    std::uint32_t const steps = exchange_read_ + (g & 1) * exchange_bytes;
     std::uint32_t const bc = bc_read_ + (bc_buffer * stage + g * group) * row_bytes;
 #pragma unroll
     for (int j = 0; j < group; ++j) {
@@ -292,13 +305,16 @@ class ScanTile {
     }
   }
 
-  /// Sums over the lanes that share the channels, each lane at the times it fetched; skip, gate, and out.
-  __device__ void put(float (&y)[group][2], int g) {
+  /// The sums of this lane's states, to the lanes that share the channels: each gets the times it fetched.
+  __device__ void exchange_sums(float (&y)[group][2]) const {
     static_assert(halves == 2);
 #pragma unroll
     for (int k = 0; k < lanes; ++k)
       store_shared(partial_write_ + k * lanes * row_bytes, float4{y[k][0], y[k][1], y[k + lanes][0], y[k + lanes][1]});
-    __syncwarp();
+  }
+
+  /// The output of group g, unless there was none.
+  __device__ void put(int g, bool any) const {
     float4 part[lanes];
 #pragma unroll
     for (int k = 0; k < lanes; ++k) part[k] = load_shared(partial_read_ + k * row_bytes);
@@ -314,7 +330,7 @@ class ScanTile {
         out.x *= device_silu(z.x), out.y *= device_silu(z.y);
       }
       int const t = g * group + i * lanes + q_;
-      Pair::store_if(valid_ && t < left_, at(y_, a_.y.stride(1), t), out);
+      Pair::store_if(any && valid_ && t < left_, at(y_, a_.y.stride(1), t), out);
     }
   }
 

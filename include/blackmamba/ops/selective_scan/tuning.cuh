@@ -13,14 +13,14 @@ struct ScanTuning {
   static constexpr int channels = threads / lanes_per_channel * 2;  ///< of a block: a thread has two
   static constexpr int group = 8;                                   ///< time steps between exchanges inside a warp
   static constexpr int stage = 32;                                  ///< time steps of B and C that are in shared memory at once
-  static constexpr int blocks_per_multiprocessor = 3;
+  static constexpr int blocks_per_multiprocessor = 4;
 
   /// A sequence is split over time only where fewer tiles than this share of the slots would run, into pieces no shorter than
   /// `shortest_chunk`: below that, a second kernel and carrying states cost more than they gain.
   static constexpr double split_below = 0.5;
   static constexpr Index shortest_chunk = 128;
   /// Time of a step that leaves only the state, over that of a whole step.
-  static constexpr double local_cost = 0.8;
+  static constexpr double local_cost = 0.72;
 };
 
 }  // namespace blackmamba::detail

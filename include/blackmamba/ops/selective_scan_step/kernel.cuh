@@ -27,44 +27,56 @@ bool fours_align(View<T, Rank> const& view) {
   return aligns;
 }
 
+/// Blocks over channels, and over entries of the batch. `fours`: A, the state, B and C can be read four at a time.
 template <class T>
 __global__ void __launch_bounds__(step_threads) scan_step_kernel(__grid_constant__ SelectiveScanStepArgs<T> const a, bool fours) {
   using Acc = accumulator_t<T>;
-  Index const batch = a.u.extent(0), D = a.u.extent(1), N = a.A.extent(1);
-  Index const i = Index{blockIdx.x} * step_threads + threadIdx.x, channel = i / step_lanes;
-  int const lane = static_cast<int>(i % step_lanes);
+  auto const D = static_cast<unsigned>(a.u.extent(1)), per_group = D / static_cast<unsigned>(a.B.extent(1));
+  unsigned const lane = threadIdx.x % step_lanes, channel = blockIdx.x * (step_threads / step_lanes) + threadIdx.x / step_lanes;
   // Lanes past the end come along to the sum, so that every warp is whole there.
-  bool const real = channel < batch * D;
-  Index const b = real ? channel / D : batch - 1, d = real ? channel % D : D - 1, g = d / (D / a.B.extent(1));
-  Acc const u = widen(a.u(b, d));
-  Acc delta = widen(a.delta(b, d));
-  if (a.delta_bias) delta += widen(a.delta_bias[d]);
-  if (a.delta_softplus) delta = device_softplus(delta);
-  Acc const input = delta * u;
+  bool const real = channel < D;
+  unsigned const d = real ? channel : D - 1, g = d / per_group;
+  int const N = static_cast<int>(a.A.extent(1)), first = 4 * static_cast<int>(lane);
   constexpr Acc log2_e = Acc(1.44269504088896340735992468100189214);
-  Acc y = 0;
-  for (Index n = 4 * lane; real && n < N; n += 4 * step_lanes) {
-    Four<Acc> A, h;
+  for (Index b = blockIdx.y; b < a.u.extent(0); b += gridDim.y) {
+    Acc const u = widen(a.u(b, d));
+    Acc delta = widen(a.delta(b, d));
+    Acc const z = a.z ? widen(a.z(b, d)) : Acc(0);
+    if (a.delta_bias) delta += widen(a.delta_bias[d]);
+    auto const* const rates = &a.A(d, first);
+    auto const *const B = &a.B(b, g, first), *const C = &a.C(b, g, first);
+    auto* const after = &a.state(b, d, first);
+    Acc y = 0;
+    auto const update = [&](Acc& h, Acc rate, T B_n, T C_n, Acc step, Acc input) {
+      h = device_exp2(step * (rate * log2_e)) * h + input * widen(B_n);
+      y += h * widen(C_n);
+    };
     if (fours) {
-      A = *reinterpret_cast<Four<Acc> const*>(&a.A(d, n));
-      h = *reinterpret_cast<Four<Acc> const*>(&a.state(b, d, n));
-    }
+      for (int n = 0; real && first + n < N; n += 4 * step_lanes) {
+        auto const A4 = *reinterpret_cast<Four<Acc> const*>(rates + n);
+        auto h4 = *reinterpret_cast<Four<Acc> const*>(after + n);
+        auto const B4 = *reinterpret_cast<Four<T> const*>(B + n), C4 = *reinterpret_cast<Four<T> const*>(C + n);
+        Acc const step = a.delta_softplus ? device_softplus(delta) : delta, input = step * u;
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (n + k >= N) break;
-      Acc const rate = fours ? A.of[k] : a.A(d, n + k), before = fours ? h.of[k] : a.state(b, d, n + k);
-      h.of[k] = device_exp2(delta * (rate * log2_e)) * before + input * widen(a.B(b, g, n + k));
-      y += h.of[k] * widen(a.C(b, g, n + k));
-      if (!fours) a.state(b, d, n + k) = h.of[k];
+        for (int k = 0; k < 4; ++k) update(h4.of[k], A4.of[k], B4.of[k], C4.of[k], step, input);
+        *reinterpret_cast<Four<Acc>*>(after + n) = h4;
+      }
+    } else {
+      Acc const step = a.delta_softplus ? device_softplus(delta) : delta, input = step * u;
+      for (int n = first; real && n < N; n += 4 * step_lanes)
+        for (int k = n; k < min(n + 4, N); ++k) {
+          Acc h = a.state(b, d, k);
+          update(h, a.A(d, k), a.B(b, g, k), a.C(b, g, k), step, input);
+          a.state(b, d, k) = h;
+        }
     }
-    if (fours) *reinterpret_cast<Four<Acc>*>(&a.state(b, d, n)) = h;
+    y += __shfl_xor_sync(~0u, y, 1);
+    y += __shfl_xor_sync(~0u, y, 2);
+    if (lane != 0 || !real) continue;
+    if (a.D) y += widen(a.D[d]) * u;
+    if (a.z) y *= device_silu(z);
+    a.y(b, d) = static_cast<T>(y);
   }
-  y += __shfl_xor_sync(~0u, y, 1);
-  y += __shfl_xor_sync(~0u, y, 2);
-  if (lane != 0 || !real) return;
-  if (a.D) y += widen(a.D[d]) * u;
-  if (a.z) y *= device_silu(widen(a.z(b, d)));
-  a.y(b, d) = static_cast<T>(y);
 }
 
 }  // namespace blackmamba::detail

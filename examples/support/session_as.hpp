@@ -50,11 +50,16 @@ std::unique_ptr<Session> open_session_as(ModelChoice const& choice) {
   bool const from_file = !choice.folder.empty();
   auto const config = from_file ? io::read_config(choice.folder) : io::preset(choice.preset);
   return io::with_network(config, [&]<class Net>(Type<Net>, auto const& dims) -> std::unique_ptr<Session> {
-    auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims);
-    if (from_file)
-      io::load_weights(session->model(), io::TensorFile::open(choice.folder), io::Naming{config.family});
-    else
+    if (!from_file) {
+      auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims);
       session->model().initialise(choice.seed);
+      return session;
+    }
+    auto const file = io::TensorFile::open(choice.folder);
+    io::Naming const naming{config.family};
+    io::check_weights<Net>(dims, file, naming);  // a configuration may ask for more memory than there is
+    auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims);
+    io::load_weights(session->model(), file, naming);
     return session;
   });
 }

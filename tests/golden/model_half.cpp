@@ -17,7 +17,7 @@ TEST_CASE_TEMPLATE("golden: the error in half precision is at most twice that of
     double best = 0;
     auto const check = [&](auto& model) {
       double const error = test::rms_error(test::forward(model, ids).view(), logits.view());
-      MESSAGE(scalar_traits<T>::name, ": error ", error, ", of rounded storage alone ", best);
+      MESSAGE(std::string{scalar_traits<T>::name}, ": error ", error, ", of rounded storage alone ", best);
       CHECK(error > 0);
       CHECK(error <= 2 * best);
     };

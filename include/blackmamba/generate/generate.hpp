@@ -28,6 +28,10 @@ requires std::is_invocable_r_v<bool, OnTokens&, View<Token const, 1>> Index gene
   check_value(options.max_new_tokens >= 0, "generate", "max_new_tokens is ", options.max_new_tokens, ", not at least 0");
   check_value(options.prefill_chunk >= 1, "generate", "prefill_chunk is ", options.prefill_chunk, ", not at least 1");
 
+  Index positions;
+  check_value(!__builtin_add_overflow(length, options.max_new_tokens, &positions) && positions <= Index{1} << 32, "generate",
+              "a prompt of ", length, " and ", options.max_new_tokens, " new tokens are more than 2^32");
+
   auto first = model.make_state(1);
   Tensor<T, 2> logits{Shape<2>{B, V}};
   for (Index at = 0; at < length; at += options.prefill_chunk) {
@@ -40,7 +44,7 @@ requires std::is_invocable_r_v<bool, OnTokens&, View<Token const, 1>> Index gene
   for (Index b = 1; b < B; ++b)
     for (Index v = 0; v < V; ++v) logits(b, v) = logits(0, v);
 
-  Tensor<Token, 2> history{Shape<2>{B, length + options.max_new_tokens}};
+  Tensor<Token, 2> history{Shape<2>{B, positions}};
   Tensor<Token, 1> tokens{Shape<1>{B}};
   Tensor<Index, 1> draws{Shape<1>{B}};
   for (Index b = 0; b < B; ++b)

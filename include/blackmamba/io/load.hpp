@@ -43,7 +43,72 @@ class Naming {
 
 namespace detail {
 
-/// Reads every tensor of the walk from a file, and keeps account of which were read and which were not there.
+/// A tensor's name and shape in the file. A depthwise convolution has one input channel a group there: (channels, 1, taps).
+template <int Rank, class Use>
+void as_in_file(std::string const& name, Shape<Rank> const& shape, Use&& use) {
+  if constexpr (Rank == 2)
+    if (name.ends_with("conv1d.weight")) return use(Shape<3>{shape[0], 1, shape[1]});
+  use(shape);
+}
+
+/// Compares every tensor of the walk with what the file holds, before there is memory for any of them: a configuration may ask for
+/// more than there is, and a file that holds as much is as large.
+class CheckReader : public NamedWalk {
+ public:
+  CheckReader(TensorFile const& file, Naming naming) : file_{file}, naming_{naming} {}
+
+  template <int Rank>
+  void operator()(char const* last, auto&, Shape<Rank> const& shape, Init, Decay) {
+    check(name(last), shape);
+  }
+  template <int Rank>
+  void experts(char const* prefix, char const* last, auto&, Shape<Rank> const& shape, Index, Init, Decay) {
+    Shape<Rank - 1> one;
+    for (int i = 1; i < Rank; ++i) one[i - 1] = shape[i];
+    for (Index e = 0; e < shape[0]; ++e) check(expert_name(prefix, e, last), one);
+  }
+
+  /// Throws unless the file holds exactly what the network has, but for a tied output stored twice.
+  void finish(bool tied) const {
+    if (!missing_.empty())
+      throw file_error(concat(file_.path().string(), ": ", listed(missing_), missing_.size() == 1 ? " is" : " are",
+                              " missing: the configuration asks for ", missing_.size() == 1 ? "it" : "them"));
+    std::vector<std::string> extra;
+    for (auto const& found : file_.names())
+      if (!found_.contains(found) && !(tied && found == naming_.tied_output())) extra.push_back(found);
+    if (!extra.empty())
+      throw file_error(concat(file_.path().string(), ": ", listed(extra), extra.size() == 1 ? " is" : " are",
+                              " not part of the network that the configuration describes"));
+  }
+
+ private:
+  template <int Rank>
+  void check(std::string const& published, Shape<Rank> const& shape) {
+    auto const name = naming_.in_file(published);
+    if (!file_.contains(name)) {
+      missing_.push_back(name);
+      return;
+    }
+    found_.insert(name);
+    as_in_file(name, shape, [&](auto const& wanted) { file_.expect(name, wanted); });
+  }
+
+  /// "tensors 'a', 'b' and 7 more"
+  static std::string listed(std::vector<std::string> const& names) {
+    std::size_t const shown = std::min<std::size_t>(names.size(), 3);
+    std::string out = names.size() == 1 ? "tensor " : "tensors ";
+    for (std::size_t i = 0; i < shown; ++i) out += concat(i ? ", " : "", "'", names[i], "'");
+    if (names.size() > shown) out += concat(" and ", names.size() - shown, " more");
+    return out;
+  }
+
+  TensorFile const& file_;
+  Naming naming_;
+  std::set<std::string> found_;
+  std::vector<std::string> missing_;
+};
+
+/// Reads every tensor of the walk from a file that holds them all.
 template <class T>
 class LoadReader : public NamedWalk {
  public:
@@ -60,59 +125,36 @@ class LoadReader : public NamedWalk {
     for (Index e = 0; e < shape[0]; ++e) read(expert_name(prefix, e, last), view[e]);
   }
 
-  /// Throws unless the file holds exactly what the network has, but for a tied output stored twice.
-  void finish(bool tied) const {
-    if (!missing_.empty())
-      throw file_error(concat(file_.path().string(), ": ", listed(missing_), missing_.size() == 1 ? " is" : " are",
-                              " missing: the configuration asks for ", missing_.size() == 1 ? "it" : "them"));
-    std::vector<std::string> extra;
-    for (auto const& found : file_.names())
-      if (!read_.contains(found) && !(tied && found == naming_.tied_output())) extra.push_back(found);
-    if (!extra.empty())
-      throw file_error(concat(file_.path().string(), ": ", listed(extra), extra.size() == 1 ? " is" : " are",
-                              " not part of the network that the configuration describes"));
-  }
-
  private:
   template <int Rank>
   void read(std::string const& published, View<T, Rank> view) {
     auto const name = naming_.in_file(published);
-    if (!file_.contains(name)) {
-      missing_.push_back(name);
-      return;
-    }
-    read_.insert(name);
-    if constexpr (Rank == 2)
-      if (name.ends_with("conv1d.weight"))  // a depthwise convolution has one input channel a group: (channels, 1, taps)
-        return file_.read_into(name, view.reshaped(Shape<3>{view.extent(0), 1, view.extent(1)}), threads_);
-    file_.read_into(name, view, threads_);
-  }
-
-  /// "tensors 'a', 'b' and 7 more"
-  static std::string listed(std::vector<std::string> const& names) {
-    std::size_t const shown = std::min<std::size_t>(names.size(), 3);
-    std::string out = names.size() == 1 ? "tensor " : "tensors ";
-    for (std::size_t i = 0; i < shown; ++i) out += concat(i ? ", " : "", "'", names[i], "'");
-    if (names.size() > shown) out += concat(" and ", names.size() - shown, " more");
-    return out;
+    as_in_file(name, view.shape(), [&](auto const& shape) { file_.read_into(name, view.reshaped(shape), threads_); });
   }
 
   TensorFile const& file_;
   Naming naming_;
   int threads_;
-  std::set<std::string> read_;
-  std::vector<std::string> missing_;
 };
 
 }  // namespace detail
 
-/// Fills the model's weights from a file, each element rounded at most once. Throws `file_error` on the first tensor of another
-/// shape, and on missing or extra tensors, which it lists.
+/// Throws `file_error` on the first tensor of another shape than the network's, and on missing or extra tensors, which it lists.
+/// Allocates nothing of the network's size: ask before there is a model.
+template <class Net>
+void check_weights(typename Net::Dims const& dims, TensorFile const& file, Naming naming) {
+  typename Net::template Params<float> params{};
+  detail::CheckReader reader{file, naming};
+  Net::parameters(params, dims, reader);
+  reader.finish(dims.tied);
+}
+
+/// Fills the model's weights from a file, each element rounded at most once. Throws what `check_weights` throws.
 template <class Net, Scalar T, Context Ctx>
 void load_weights(Model<Net, T, Ctx>& model, TensorFile const& file, Naming naming) {
+  check_weights<Net>(model.dims(), file, naming);
   detail::LoadReader<T> reader{file, naming, model.ctx().threads()};
   model.walk(reader);
-  reader.finish(model.dims().tied);
 }
 
 /// The sizes of a published mixture, layer by layer.
@@ -156,6 +198,7 @@ decltype(auto) with_model(std::filesystem::path const& folder, Ctx const& ctx, U
   ModelConfig const config = read_config(folder);
   TensorFile const file = TensorFile::open(folder);
   return with_network(config, [&]<class Net>(Type<Net>, auto const& dims) -> decltype(auto) {
+    check_weights<Net>(dims, file, Naming{config.family});
     Model<Net, T, Ctx> model{dims, ctx};
     load_weights(model, file, Naming{config.family});
     return use(model);

@@ -75,14 +75,21 @@ class TensorFile {
     return out;
   }
 
-  /// The same into memory that is there already, of any strides. The shapes must be equal.
-  template <class T, int Rank>
-  void read_into(std::string_view name, View<T, Rank> out, int threads = 1) const {
+  /// Throws `file_error` unless the tensor is there in this shape. A single number counts as a tensor of one element.
+  template <int Rank>
+  TensorInfo const& expect(std::string_view name, Shape<Rank> const& wanted) const {
     TensorInfo const& tensor = info(name);
-    std::vector<Index> const shape(out.shape().extent, out.shape().extent + Rank);
+    std::vector<Index> const shape(wanted.extent, wanted.extent + Rank);
     if (tensor.shape != shape && !(tensor.shape.empty() && shape == std::vector<Index>{1}))
       throw file_error(concat(tensor.file, ": tensor ", detail::in_quotes(name), " has shape ", to_string(tensor.shape), ", where ",
-                              to_string(out.shape()), " is needed"));
+                              to_string(wanted), " is needed"));
+    return tensor;
+  }
+
+  /// The same as `read` into memory that is there already, of any strides. The shapes must be equal.
+  template <class T, int Rank>
+  void read_into(std::string_view name, View<T, Rank> out, int threads = 1) const {
+    TensorInfo const& tensor = expect(name, out.shape());
     try {
       copy(tensor, out, threads);
     } catch (value_error const& e) {

@@ -46,6 +46,8 @@ constexpr void check_dims(Dims const& d) {
   positive(d.inner(), "d_inner"), positive(d.rank(), "dt_rank"), positive(d.n_groups, "n_groups");
   if (d.inner() % d.n_groups != 0)
     throw value_error(concat("dims: d_inner is ", d.inner(), ", not a multiple of n_groups ", d.n_groups));
+  if (d.head_dim < 0 || (d.head_dim > 0 && d.inner() % d.head_dim != 0))
+    throw value_error(concat("dims: d_inner is ", d.inner(), ", not a multiple of head_dim ", d.head_dim));
   if (d.n_experts < 0 || d.d_ffn < 0 || d.depth < 0)
     throw value_error(
         concat("dims: n_experts ", d.n_experts, ", d_ffn ", d.d_ffn, " and depth ", d.depth, " must not be negative"));

@@ -6,6 +6,15 @@
 
 namespace blackmamba {
 
+/// More parameters than any network has: what is counted in bytes or operations still fits into an Index.
+inline constexpr Index most_parameters = Index{1} << 56;
+
+/// The sum of both. Throws `value_error` beyond `most_parameters`.
+constexpr Index add_parameters(Index sum, Index more) {
+  if (more > most_parameters - sum) throw value_error(concat("a network of more than ", most_parameters, " parameters"));
+  return sum + more;
+}
+
 /// Parameters of a network: all of them, and those that one token meets (of n_experts experts, top_k).
 struct ParameterCount {
   Index total = 0;
@@ -20,12 +29,12 @@ struct CountReader : NamelessWalk {
 
   constexpr void operator()(char const*, auto&, auto shape, Init, Decay) {
     Index const n = element_count(shape);
-    count.total += n;
+    count.total = add_parameters(count.total, n);
     count.active += n;
   }
   constexpr void experts(char const*, char const*, auto&, auto shape, Index active, Init, Decay) {
     Index const n = element_count(shape);
-    count.total += n;
+    count.total = add_parameters(count.total, n);
     count.active += shape[0] ? n / shape[0] * active : 0;
   }
 };

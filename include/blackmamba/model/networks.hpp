@@ -15,11 +15,11 @@
 namespace blackmamba {
 
 /// BlackMamba: Mamba blocks and mixtures in turn. `R` routes; the published models route by top-1 sigmoid at inference.
-template <Router R = Top1Sigmoid, Expert E = GeGlu>
+template <class R = Top1Sigmoid, class E = GeGlu>
 using BlackMamba = Stack<Repeat<Residual<RmsNorm, Mamba>, Residual<RmsNorm, MoE<R, E>>>>;
 
 /// Whatever a published configuration may hold, layer by layer. The order of the alternatives is that of `Alternative`.
-template <Router R = Top1Sigmoid, Expert E = ConfiguredUnit>
+template <class R = Top1Sigmoid, class E = ConfiguredUnit>
 using PublishedMixture = Stack<Mixed<Residual<RmsNorm, Mamba>, Residual<RmsNorm, MoE<R, E>>, Residual<RmsNorm, Mlp<E>>,
                                      ParallelResidual<RmsNorm, Mamba, MoE<R, E>>, ParallelResidual<RmsNorm, Mamba, Mlp<E>>>>;
 

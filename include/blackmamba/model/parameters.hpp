@@ -9,6 +9,7 @@
 #include <blackmamba/core/parallel.hpp>
 #include <blackmamba/core/random.hpp>
 #include <blackmamba/layers/walk.hpp>
+#include <blackmamba/model/count.hpp>
 
 namespace blackmamba {
 
@@ -21,9 +22,11 @@ constexpr Index padded(Index elements) { return ceil_div(elements, parameter_ali
 
 struct FlatSizeReader : NamelessWalk {
   Index elements = 0;
-  constexpr void operator()(char const*, auto&, auto shape, Init, Decay) { elements += padded(element_count(shape)); }
-  constexpr void experts(char const*, char const*, auto&, auto shape, Index, Init, Decay) {
-    elements += padded(element_count(shape));
+  constexpr void operator()(char const*, auto&, auto shape, Init, Decay) {
+    elements = add_parameters(elements, padded(add_parameters(0, element_count(shape))));
+  }
+  constexpr void experts(char const*, char const* name, auto& view, auto shape, Index, Init init, Decay decay) {
+    (*this)(name, view, shape, init, decay);
   }
 };
 

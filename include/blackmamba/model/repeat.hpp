@@ -99,6 +99,12 @@ struct MixedDims : Dims {
   std::vector<Layer> layers{};
 };
 
+/// As for `Dims`, and for every layer's.
+constexpr void check_dims(MixedDims const& d) {
+  check_dims(static_cast<Dims const&>(d));
+  for (auto const& layer : d.layers) check_dims(layer.dims);
+}
+
 /// A run-time sequence over compile-time alternatives: for checkpoints whose layers follow no repeat.
 template <class... Blocks>
 struct Mixed {

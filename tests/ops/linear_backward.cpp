@@ -101,9 +101,9 @@ TEST_CASE_TEMPLATE("linear_backward: every scalar and shape agrees with the doub
 
 TEST_CASE_TEMPLATE("linear_backward: sizes past one tile, and rows cut into pieces, agree too, the same bits on 1, 2 and 3 threads",
                    T, float, double, half, bf16) {
-  for (auto [M, N, K] : {std::tuple<Index, Index, Index>{259, 517, 391}, {1801, 19, 37}, {1101, 70, 5}}) {
-    INFO(concat("M ", M, ", N ", N, ", K ", K));
-    Problem<T> const problem{M, N, K};
+  for (Shape<3> const size : {Shape<3>{259, 517, 391}, Shape<3>{1801, 19, 37}, Shape<3>{1101, 70, 5}}) {
+    INFO("M, N, K: ", to_string(size));
+    Problem<T> const problem{size[0], size[1], size[2]};
     auto const one_thread = problem.solve(Cpu{1});
     problem.check(one_thread, problem.exact());
     CHECK(same_bits(one_thread, problem.solve(Cpu{2})));

@@ -120,18 +120,22 @@ void linear_backward_weight(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
   });
 }
 
-/// d_bias += the sums of the columns of d_y, so many at once as the registers hold.
+/// d_bias += the sums of the columns of d_y, as many at once as the registers hold. Going down the rows is a stride in which the
+/// machine may see no stream, so what comes some rows later is asked for.
 template <Scalar T>
 void linear_backward_bias(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
   using A = accumulator_t<T>;
-  constexpr Index W = simd::width<A>, packs = 8;
+  constexpr Index W = simd::width<A>, packs = 8, line = 64 / static_cast<Index>(sizeof(T)), rows_ahead = 8;
   Index const M = a.d_y.extent(0), N = a.d_y.extent(1), stride = a.d_y.stride(0);
   parallel_ranges(ctx.threads(), M == 0 ? 0 : N, packs * W, [&](Index begin, Index end) {
     T const* row = a.d_y.data() + begin;
     if (end - begin == packs * W) {
       simd::pack<A> sums[packs] = {};
-      for (Index m = 0; m < M; ++m, row += stride)
+      for (Index m = 0; m < M; ++m, row += stride) {
+        if (m + rows_ahead < M)
+          for (Index i = 0; i < packs * W; i += line) __builtin_prefetch(row + rows_ahead * stride + i);
         for (Index i = 0; i < packs; ++i) sums[i] += simd::load(row + i * W);
+      }
       for (Index i = 0; i < packs * W; ++i) a.d_bias(begin + i) += sums[i / W][i % W];
     } else {
       A sums[packs * W] = {};

@@ -64,7 +64,7 @@ double milliseconds(Cuda const& ctx, int calls, Launch&& launch, int replays = 2
   return times[static_cast<std::size_t>(replays / 2)] / calls;
 }
 
-__global__ inline void copy_kernel(float4 const* from, float4* to, Index count) {
+static __global__ void copy_kernel(float4 const* from, float4* to, Index count) {
   Index const step = Index{gridDim.x} * blockDim.x;
   Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x;
   for (; i + 3 * step < count; i += 4 * step) {

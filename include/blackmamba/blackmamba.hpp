@@ -31,6 +31,7 @@
 #include <blackmamba/ops/cross_entropy/cross_entropy.hpp>
 #include <blackmamba/ops/decay/backward.hpp>
 #include <blackmamba/ops/decay/decay.hpp>
+#include <blackmamba/ops/dispatch/backward.hpp>
 #include <blackmamba/ops/dispatch/dispatch.hpp>
 #include <blackmamba/ops/embedding/backward.hpp>
 #include <blackmamba/ops/embedding/embedding.hpp>
@@ -43,6 +44,7 @@
 #include <blackmamba/ops/linear/linear.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
+#include <blackmamba/ops/route/backward.hpp>
 #include <blackmamba/ops/route/route.hpp>
 #include <blackmamba/ops/sample/sample.hpp>
 #include <blackmamba/ops/selective_scan/backward.hpp>
@@ -116,3 +118,10 @@
 #include <blackmamba/verify/problems/softmax.hpp>
 #include <blackmamba/verify/report.hpp>
 #include <blackmamba/verify/tolerance.hpp>
+
+#if defined(__CUDACC__)
+#include <blackmamba/core/cuda/tensor.cuh>
+#include <blackmamba/ops/selective_scan/cuda.cuh>
+#include <blackmamba/ops/selective_scan_step/cuda.cuh>
+#include <blackmamba/verify/placement.cuh>
+#endif

@@ -37,6 +37,7 @@
 #include <blackmamba/ops/embedding/embedding.hpp>
 #include <blackmamba/ops/expand_heads/backward.hpp>
 #include <blackmamba/ops/expand_heads/expand_heads.hpp>
+#include <blackmamba/ops/expert_mlp/backward.hpp>
 #include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
 #include <blackmamba/ops/layer_norm/backward.hpp>
 #include <blackmamba/ops/layer_norm/layer_norm.hpp>

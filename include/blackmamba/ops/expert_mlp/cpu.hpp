@@ -15,7 +15,7 @@ namespace blackmamba {
 template <std::derived_from<Cpu> Ctx, Scalar T>
 requires simd::supported<T>
 void expert_mlp_on(Ctx const& ctx, ExpertMlpArgs<T> const& a) {
-  detail::check_expert_offsets(a.offsets, a.x.extent(0));
+  detail::check_expert_offsets("expert_mlp", a.offsets, a.x.extent(0));
   Index const E = a.fc1.extent(0), F1 = a.fc1.extent(1), F = a.fc2.extent(2);
   // Enough rows to pay for reading an expert's weights again, few enough to keep the hidden rows near the cores.
   constexpr Index tile = 256;

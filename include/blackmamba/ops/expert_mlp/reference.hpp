@@ -8,13 +8,13 @@ namespace blackmamba {
 
 namespace detail {
 
-inline void check_expert_offsets(View<Index const, 1> offsets, Index rows) {
+inline void check_expert_offsets(char const* op, View<Index const, 1> offsets, Index rows) {
   Index const E = offsets.extent(0) - 1;
-  check_value(offsets(0) == 0, "expert_mlp", "offsets[0] is ", offsets(0), ", not 0");
+  check_value(offsets(0) == 0, op, "offsets[0] is ", offsets(0), ", not 0");
   for (Index e = 0; e < E; ++e)
-    check_value(offsets(e) <= offsets(e + 1), "expert_mlp", "offsets[", e + 1, "] is ", offsets(e + 1), ", below offsets[", e,
-                "], which is ", offsets(e));
-  check_value(offsets(E) <= rows, "expert_mlp", "offsets[", E, "] is ", offsets(E), ", more than the ", rows, " rows of x");
+    check_value(offsets(e) <= offsets(e + 1), op, "offsets[", e + 1, "] is ", offsets(e + 1), ", below offsets[", e, "], which is ",
+                offsets(e));
+  check_value(offsets(E) <= rows, op, "offsets[", E, "] is ", offsets(E), ", more than the ", rows, " rows of x");
 }
 
 }  // namespace detail
@@ -22,7 +22,7 @@ inline void check_expert_offsets(View<Index const, 1> offsets, Index rows) {
 template <Scalar T>
 void expert_mlp_on(Reference const& ctx, ExpertMlpArgs<T> const& a) {
   using A = accumulator_t<T>;
-  detail::check_expert_offsets(a.offsets, a.x.extent(0));
+  detail::check_expert_offsets("expert_mlp", a.offsets, a.x.extent(0));
   Index const E = a.fc1.extent(0), F1 = a.fc1.extent(1), D = a.x.extent(1), F = a.fc2.extent(2);
   auto const scope = ctx.scratch().scope();
   auto const hidden = ctx.scratch().template take<T>(Shape<1>{F1});

@@ -9,7 +9,7 @@ using namespace blackmamba;
 static_assert(count_parameters<BlackMamba<>>(blackmamba_340m_1_5b).total == 1'458'462'072);
 static_assert(count_parameters<BlackMamba<>>(blackmamba_340m_1_5b).active == 343'694'712);
 static_assert(count_parameters<BlackMamba<>>(blackmamba_630m_2_8b).total == 2'783'213'584);
-static_assert(count_parameters<BlackMamba<>>(blackmamba_630m_2_8b).active / 1'000'000 == 629);
+static_assert(count_parameters<BlackMamba<>>(blackmamba_630m_2_8b).active == 628'770'832);
 static_assert(count_parameters<DenseMamba>(mamba_130m).total == 129'135'360);
 
 TEST_CASE("count: a repeat and the same layers spelt out one by one have the same parameters, operations and state") {

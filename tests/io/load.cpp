@@ -63,8 +63,10 @@ std::string failure(Action&& action) {
 TEST_CASE("load: what is saved loads again, every kind of layer, biases on and off, gated and not") {
   Folder const folder;
   for (bool bias : {false, true})
-    for (auto const& [gated, activation] :
+    for (auto const& unit :
          {std::pair{true, Activation::gelu_erf}, std::pair{true, Activation::silu}, std::pair{false, Activation::gelu_erf}}) {
+      bool const gated = unit.first;
+      Activation const activation = unit.second;
       INFO("bias ", bias, ", gated ", gated, ", ", to_string(activation));
       auto const config = every_kind(bias, gated, activation);
       Tensor<double, 3> saved;

@@ -91,7 +91,7 @@ struct selective_scan_backward_fn {
 /// (d_A, d_D, d_delta_bias) are accumulator_t<T> and added to; d_initial_state is accumulator_t<T> and overwritten. An absent one
 /// is not computed; d_initial_state may be asked for where the initial state was absent and so 0. Nothing of the forward pass is
 /// needed but its inputs: states are recomputed. On the fast CPU path that takes one kept state for each of about sqrt(2 L) chunks
-/// of time and the states of one chunk, about 3 sqrt(L) D N accumulators of scratch memory for each batch entry in flight, one of
+/// of time and the states of one chunk, about 4 sqrt(L) D N accumulators of scratch memory for each batch entry in flight, one of
 /// them or as many as keep the threads busy. Any strides, no aliasing. Results do not depend on the number of threads. Does not
 /// synchronise. Throws `shape_error` naming the argument that disagrees; `value_error` when a gradient of an absent input is asked
 /// for, and on offsets that do not ascend from 0 to L. Source: Gu & Dao 2023, arXiv:2312.00752, section 3.3.2, for the

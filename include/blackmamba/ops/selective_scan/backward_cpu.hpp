@@ -2,7 +2,7 @@
 /// \file
 /// The gradient of the selective scan with channels across the lanes. Time is cut into chunks of about sqrt(L): one pass forward
 /// keeps the state before each chunk, then chunk by chunk from the last the steps are repeated, kept, and gone back. Blocks of
-/// channels go over threads; what they add to d_B and d_C is kept apart for one chunk and summed in the order of the blocks.
+/// channels go over threads; what they add to d_B and d_C is kept apart for a few chunks and summed in the order of the blocks.
 
 #include <algorithm>
 #include <cmath>
@@ -39,6 +39,8 @@ struct ScanBackwardPlan {
   Index block_size() const {
     return (4 + chunks + 2 * chunk) * state_size() + (2 + chunk) * row_size() + 2 * N * W + ceil_div(2 * N, W) * W;
   }
+  /// Chunks between two sums of the blocks' shares: threads meet seldom, and the shares take as much memory as the kept states.
+  Index span() const { return std::max(Index{1}, row_size() / 2); }
   Index begin(Index c) const { return c * chunk; }
   Index end(Index c) const { return std::min(L, (c + 1) * chunk); }
 };
@@ -254,9 +256,9 @@ class ScanBackwardBlock {
   Pack D_[Plan::most_packs], bias_[Plan::most_packs];
 };
 
-/// Sums the blocks' shares (blocks, times, 2, N) of one batch entry into d_B and d_C at times [begin, end) of a chunk.
+/// Sums the blocks' shares (blocks, times, 2, N) of one batch entry into d_B and d_C at times [begin, end), counted from `from`.
 template <Scalar T>
-void sum_scan_shares(SelectiveScanBackwardArgs<T> const& a, Index batch, Index chunk_begin, Index begin, Index end,
+void sum_scan_shares(SelectiveScanBackwardArgs<T> const& a, Index batch, Index from, Index begin, Index end,
                      View<accumulator_t<T>, 4> shares) {
   using Acc = accumulator_t<T>;
   Index const groups = a.B.extent(2), blocks = shares.extent(0) / groups;
@@ -267,7 +269,7 @@ void sum_scan_shares(SelectiveScanBackwardArgs<T> const& a, Index batch, Index c
           for (Index n = 0; n < out.extent(3); ++n) {
             Acc sum{0};
             for (Index block = group * blocks; block < (group + 1) * blocks; ++block) sum += shares(block, i, which, n);
-            out(batch, chunk_begin + i, group, n) = static_cast<T>(sum);
+            out(batch, from + i, group, n) = static_cast<T>(sum);
           }
 }
 
@@ -289,24 +291,33 @@ void selective_scan_backward_on(Cpu const& ctx, SelectiveScanBackwardArgs<T> con
   if (L == 0) return;
 
   detail::ScanBackwardPlan<Acc> const plan{L, N, groups, a.u.extent(2) / groups};
-  Index const together = std::min(batch, ceil_div(Index{2} * ctx.threads(), plan.blocks));  // batch entries at once
+  // Batch entries at once: enough that threads meet seldom, since where they have to share cores each meeting waits for a turn.
+  Index const together = std::min(batch, ceil_div(Index{32} * ctx.threads(), plan.blocks));
   auto const scope = ctx.scratch().scope();
   auto const memory = ctx.scratch().template take<Acc>(Shape<2>{together * plan.blocks, plan.block_size()});
-  auto const shares = ctx.scratch().template take<Acc>(Shape<5>{together, plan.blocks, plan.chunk, 2, N});
+  auto const shares =
+      ctx.scratch().template take<Acc>(Shape<5>{together, plan.blocks, std::min(L, plan.span() * plan.chunk), 2, N});
   for (Index first = 0; first < batch; first += together) {
     Index const entries = std::min(together, batch - first);
     auto const block = [&](Index task) {
       return Block{a, sequences, plan, first + task / plan.blocks, task % plan.blocks, &memory(task, 0)};
     };
     parallel_for(ctx.threads(), entries * plan.blocks, [&](Index task) { block(task).begin(); });
-    for (Index c = plan.chunks - 1; c >= 0; --c) {
-      parallel_for(ctx.threads(), entries * plan.blocks,
-                   [&](Index task) { block(task).chunk(c, shares[task / plan.blocks][task % plan.blocks]); });
+    for (Index last = plan.chunks, begin = 0; last > 0; last = begin) {
+      begin = std::max(Index{0}, last - plan.span());
+      Index const from = plan.begin(begin), times = plan.end(last - 1) - from;
+      parallel_for(ctx.threads(), entries * plan.blocks, [&](Index task) {
+        auto here = block(task);
+        auto const mine = shares[task / plan.blocks][task % plan.blocks];
+        for (Index c = last - 1; c >= begin; --c) here.chunk(c, mine.slice(0, plan.begin(c) - from, plan.end(c) - plan.begin(c)));
+      });
+      constexpr Index grain = 32;
+      Index const pieces = ceil_div(times, grain);
       if (a.d_B || a.d_C)
-        for (Index entry = 0; entry < entries; ++entry)
-          parallel_ranges(ctx.threads(), plan.end(c) - plan.begin(c), 8, [&](Index begin, Index end) {
-            detail::sum_scan_shares(a, first + entry, plan.begin(c), begin, end, shares[entry]);
-          });
+        parallel_for(ctx.threads(), entries * pieces, [&](Index task) {
+          Index const entry = task / pieces, first_time = task % pieces * grain;
+          detail::sum_scan_shares(a, first + entry, from, first_time, std::min(times, first_time + grain), shares[entry]);
+        });
     }
     parallel_for(ctx.threads(), plan.blocks, [&](Index i) {
       for (Index entry = 0; entry < entries; ++entry) block(entry * plan.blocks + i).add_to_parameters();

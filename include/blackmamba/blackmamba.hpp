@@ -65,6 +65,7 @@
 #include <blackmamba/layers/norm.hpp>
 #include <blackmamba/layers/pass.hpp>
 #include <blackmamba/layers/residual.hpp>
+#include <blackmamba/layers/routers/options.hpp>
 #include <blackmamba/layers/routers/router.hpp>
 #include <blackmamba/layers/routers/sinkhorn.hpp>
 #include <blackmamba/layers/routers/top1_sigmoid.hpp>

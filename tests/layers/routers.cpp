@@ -16,11 +16,12 @@ struct Answer {
 };
 
 template <class R, class Ctx, class T>
-Answer<T> route(Ctx const& ctx, Mode mode, View<T const, 2> logits, Index k) {
+Answer<T> route(Ctx const& ctx, Mode mode, View<T const, 2> logits, Index k, RouterOptions const& options = {}) {
   Shape<2> const shape{logits.extent(0), k};
   Answer<T> out{Tensor<int, 2>{shape}, Tensor<accumulator_t<T>, 2>{shape}};
   Pass<Ctx, T> const pass{.ctx = ctx, .mode = mode};
-  R::route(pass, Dims{.n_experts = logits.extent(1), .top_k = k}, logits, out.experts, out.weights);
+  R::route(pass, Dims{.n_experts = logits.extent(1), .top_k = k, .router = options},
+           RouterArgs<T>{.logits = logits, .experts = out.experts, .weights = out.weights});
   return out;
 }
 
@@ -67,8 +68,8 @@ TEST_CASE("Sinkhorn: at inference it is Top1Sigmoid") {
 
 TEST_CASE("TopKSoftmax: normalised weights of a token sum to one, others to the probability they cover") {
   auto const logits = lopsided<double>(10, 6);
-  auto const normalised = route<TopKSoftmax<true>>(Reference{}, Mode::inference, logits.view(), 3);
-  auto const covered = route<TopKSoftmax<false>>(Reference{}, Mode::inference, logits.view(), 3);
+  auto const normalised = route<TopKSoftmax>(Reference{}, Mode::inference, logits.view(), 3);
+  auto const covered = route<TopKSoftmax>(Reference{}, Mode::inference, logits.view(), 3, {.normalise = false});
   for (Index i = 0; i < 10; ++i) {
     double total = 0, part = 0, ones = 0;
     for (Index e = 0; e < 6; ++e) total += std::exp(logits(i, e));

@@ -124,7 +124,7 @@ TEST_CASE("model: packed sequences leave each its own state") {
 }
 
 TEST_CASE("model: a dual number through the whole network is the derivative of its logits") {
-  using Net = BlackMamba<TopKSoftmax<>, SwiGlu>;
+  using Net = BlackMamba<TopKSoftmax, SwiGlu>;
   Dims const dims{.vocab = 17, .d_model = 10, .d_state = 3, .d_conv = 2, .d_ffn = 6, .n_experts = 3, .top_k = 2, .depth = 1};
   auto const tokens = random_tokens(1, 5, 17);
   Model<Net, Dual<double>, Reference> dual{dims};

@@ -5,6 +5,7 @@
 
 #include <blackmamba/core/error.hpp>
 #include <blackmamba/core/shape.hpp>
+#include <blackmamba/layers/routers/options.hpp>
 #include <blackmamba/ops/activation/functions.hpp>
 
 namespace blackmamba {
@@ -20,6 +21,7 @@ struct Dims {
   Index d_ffn = 0;      ///< hidden width of an MLP or of one expert
   Index n_experts = 0;  ///< experts of a mixture layer
   Index top_k = 1;      ///< experts a token goes to
+  Index shared = 0;     ///< experts of a mixture layer, beside the routed ones, that every token goes to
   Index depth = 1;      ///< how often a `Repeat` stands
   Index n_groups = 1;   ///< groups that share B and C
   Index head_dim = 0;   ///< channels that share one decay (Mamba-2); 0: not used
@@ -31,6 +33,7 @@ struct Dims {
   bool gated = true;                             ///< MLPs of a `ConfiguredUnit` are gated
   Activation activation = Activation::gelu_erf;  ///< and this is their non-linearity
   bool tied = true;                              ///< the output projection is the embedding
+  RouterOptions router{};                        ///< what the routers of mixtures are told
 
   constexpr Index inner() const { return d_inner ? d_inner : 2 * d_model; }
   constexpr Index rank() const { return dt_rank ? dt_rank : ceil_div(d_model, 16); }
@@ -48,9 +51,10 @@ constexpr void check_dims(Dims const& d) {
     throw value_error(concat("dims: d_inner is ", d.inner(), ", not a multiple of n_groups ", d.n_groups));
   if (d.head_dim < 0 || (d.head_dim > 0 && d.inner() % d.head_dim != 0))
     throw value_error(concat("dims: d_inner is ", d.inner(), ", not a multiple of head_dim ", d.head_dim));
-  if (d.n_experts < 0 || d.d_ffn < 0 || d.depth < 0)
-    throw value_error(
-        concat("dims: n_experts ", d.n_experts, ", d_ffn ", d.d_ffn, " and depth ", d.depth, " must not be negative"));
+  if (d.n_experts < 0 || d.shared < 0 || d.d_ffn < 0 || d.depth < 0)
+    throw value_error(concat("dims: n_experts ", d.n_experts, ", shared ", d.shared, ", d_ffn ", d.d_ffn, " and depth ", d.depth,
+                             " must not be negative"));
+  check_router_options(d.router, d.n_experts);
   if (d.n_experts > 0 && (d.top_k < 1 || d.top_k > d.n_experts))
     throw value_error(concat("dims: top_k is ", d.top_k, ", outside 1 to n_experts ", d.n_experts));
 }

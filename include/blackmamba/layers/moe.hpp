@@ -80,7 +80,7 @@ struct MoE {
     auto const weights = scratch.take<accumulator_t<T>>(Shape<2>{tokens, k});
     linear(pass.ctx, LinearArgs<T>{.x = x, .weight = p.router, .bias = p.router_bias, .y = logits});
     pass.show("router_logits", logits);
-    R::route(pass, d, logits, experts, weights);
+    R::route(pass, d, RouterArgs<T>{.logits = logits, .experts = experts, .weights = weights});
 
     auto const offsets = scratch.take<Index>(Shape<1>{X + 1});
     auto const order = scratch.take<Index>(Shape<1>{tokens * k});

@@ -14,14 +14,22 @@ namespace blackmamba {
 /// The plan is solved in the log domain to a marginal error of 1e-3, which an argmax does not see, in at most 100 iterations.
 /// Source: Anthony et al. 2024, arXiv:2402.01771, section 4; Clark et al. 2022, arXiv:2202.01169.
 struct Sinkhorn {
+  static constexpr char const* name = "sinkhorn";
+
   template <class Ctx, Scalar T>
-  static void route(Pass<Ctx, T> const& pass, Dims const& d, Input<T, 2> logits, Output<int, 2> experts,
-                    Output<accumulator_t<T>, 2> weights) {
-    if (pass.mode == Mode::inference) return Top1Sigmoid::route(pass, d, logits, experts, weights);
+  static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
+    if (pass.mode == Mode::inference) return Top1Sigmoid::route(pass, d, a);
     auto const scope = pass.ctx.scratch().scope();
-    auto const plan = pass.ctx.scratch().template take<accumulator_t<T>>(logits.shape());
-    sinkhorn_log(pass.ctx, SinkhornLogArgs<T>{.logits = logits, .plan = plan, .tolerance = 1e-3, .max_iterations = 100});
-    route_plan_sigmoid(pass.ctx, RoutePlanArgs<T>{.plan = plan, .logits = logits, .experts = experts, .weights = weights});
+    auto const plan = pass.ctx.scratch().template take<accumulator_t<T>>(a.logits.shape());
+    auto const report = sinkhorn_log(
+        pass.ctx, SinkhornLogArgs<T>{.logits = a.logits, .plan = plan, .tolerance = 1e-3, .max_iterations = d.router.iterations});
+    if (a.report) a.report->iterations = report.iterations, a.report->marginal_error = report.marginal_error;
+    route_plan_sigmoid(pass.ctx, RoutePlanArgs<T>{.plan = plan, .logits = a.logits, .experts = a.experts, .weights = a.weights});
+  }
+
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> const& pass, Dims const& d, RouterBackwardArgs<T> const& a) {
+    Top1Sigmoid::backward(pass, d, a);
   }
 };
 

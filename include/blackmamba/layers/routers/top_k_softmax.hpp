@@ -3,18 +3,29 @@
 /// The usual mixture: the k most probable experts.
 
 #include <blackmamba/layers/routers/router.hpp>
-#include <blackmamba/ops/route/route.hpp>
+#include <blackmamba/ops/route/backward.hpp>
 
 namespace blackmamba {
 
-/// The `top_k` largest of softmax(logits), weighted by their probabilities. `Normalise`: the weights of a token sum to one.
+/// The `top_k` largest of softmax(logits), weighted by their probabilities: softmax before selection. With `router.normalise` the
+/// weights of a token are divided by their sum, which is softmax after selection.
 /// Sources: Shazeer et al. 2017, arXiv:1701.06538 (normalised); Fedus et al. 2021, arXiv:2101.03961 (as they are).
-template <bool Normalise = true>
 struct TopKSoftmax {
+  static constexpr char const* name = "topk";
+
   template <class Ctx, Scalar T>
-  static void route(Pass<Ctx, T> const& pass, Dims const&, Input<T, 2> logits, Output<int, 2> experts,
-                    Output<accumulator_t<T>, 2> weights) {
-    route_top_k_softmax(pass.ctx, RouteArgs<T>{.logits = logits, .experts = experts, .weights = weights, .normalise = Normalise});
+  static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
+    route_top_k_softmax(
+        pass.ctx, RouteArgs<T>{.logits = a.logits, .experts = a.experts, .weights = a.weights, .normalise = d.router.normalise});
+  }
+
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> const& pass, Dims const& d, RouterBackwardArgs<T> const& a) {
+    route_top_k_softmax_backward(pass.ctx, RouteBackwardArgs<T>{.logits = a.logits,
+                                                                .experts = a.experts,
+                                                                .d_weights = a.d_weights,
+                                                                .normalise = d.router.normalise,
+                                                                .d_logits = a.d_logits});
   }
 };
 

@@ -104,6 +104,9 @@
 #include <blackmamba/generate/options.hpp>
 #include <blackmamba/generate/score.hpp>
 
+#include <blackmamba/train/specialisation.hpp>
+#include <blackmamba/train/telemetry.hpp>
+
 #include <blackmamba/verify/check.hpp>
 #include <blackmamba/verify/compare.hpp>
 #include <blackmamba/verify/exact.hpp>

@@ -23,6 +23,7 @@
 
 #include <blackmamba/ops/activation/activation.hpp>
 #include <blackmamba/ops/activation/backward.hpp>
+#include <blackmamba/ops/adamw/adamw.hpp>
 #include <blackmamba/ops/add/add.hpp>
 #include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
@@ -53,6 +54,7 @@
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 #include <blackmamba/ops/softmax/softmax.hpp>
+#include <blackmamba/ops/sum_squares/sum_squares.hpp>
 #include <blackmamba/ops/top_k/top_k.hpp>
 
 #include <blackmamba/layers/concepts.hpp>

@@ -28,12 +28,14 @@
 #include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
+#include <blackmamba/ops/copy/copy.hpp>
 #include <blackmamba/ops/cross_entropy/backward.hpp>
 #include <blackmamba/ops/cross_entropy/cross_entropy.hpp>
 #include <blackmamba/ops/decay/backward.hpp>
 #include <blackmamba/ops/decay/decay.hpp>
 #include <blackmamba/ops/dispatch/backward.hpp>
 #include <blackmamba/ops/dispatch/dispatch.hpp>
+#include <blackmamba/ops/dispatch/load.hpp>
 #include <blackmamba/ops/embedding/backward.hpp>
 #include <blackmamba/ops/embedding/embedding.hpp>
 #include <blackmamba/ops/expand_heads/backward.hpp>
@@ -67,6 +69,7 @@
 #include <blackmamba/layers/norm.hpp>
 #include <blackmamba/layers/pass.hpp>
 #include <blackmamba/layers/residual.hpp>
+#include <blackmamba/layers/routers/list.hpp>
 #include <blackmamba/layers/routers/options.hpp>
 #include <blackmamba/layers/routers/router.hpp>
 #include <blackmamba/layers/routers/sinkhorn.hpp>
@@ -75,6 +78,7 @@
 #include <blackmamba/layers/walk.hpp>
 
 #include <blackmamba/model/count.hpp>
+#include <blackmamba/model/gradients.hpp>
 #include <blackmamba/model/model.hpp>
 #include <blackmamba/model/networks.hpp>
 #include <blackmamba/model/parameters.hpp>
@@ -83,9 +87,12 @@
 
 #if __has_include(<nlohmann/json.hpp>)
 #include <blackmamba/io/atomic_file.hpp>
+#include <blackmamba/io/checkpoint.hpp>
 #include <blackmamba/io/config.hpp>
 #include <blackmamba/io/config_reader.hpp>
 #include <blackmamba/io/config_writer.hpp>
+#include <blackmamba/io/corpus.hpp>
+#include <blackmamba/io/corpus_files.hpp>
 #include <blackmamba/io/dtype.hpp>
 #include <blackmamba/io/json.hpp>
 #include <blackmamba/io/load.hpp>
@@ -96,6 +103,7 @@
 #include <blackmamba/io/safetensors.hpp>
 #include <blackmamba/io/safetensors_writer.hpp>
 #include <blackmamba/io/save.hpp>
+#include <blackmamba/io/state_file.hpp>
 #include <blackmamba/io/tensor_file.hpp>
 #include <blackmamba/io/tensor_info.hpp>
 #include <blackmamba/io/torch_checkpoint.hpp>
@@ -106,8 +114,11 @@
 #include <blackmamba/generate/options.hpp>
 #include <blackmamba/generate/score.hpp>
 
+#include <blackmamba/train/permutation.hpp>
+#include <blackmamba/train/source.hpp>
 #include <blackmamba/train/specialisation.hpp>
 #include <blackmamba/train/telemetry.hpp>
+#include <blackmamba/train/windows.hpp>
 
 #include <blackmamba/verify/check.hpp>
 #include <blackmamba/verify/compare.hpp>

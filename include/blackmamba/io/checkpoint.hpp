@@ -15,6 +15,7 @@
 
 #include <sys/file.h>
 
+#include <blackmamba/core/shape.hpp>
 #include <blackmamba/io/mapped_file.hpp>
 
 namespace blackmamba::io {

@@ -51,7 +51,7 @@ inline std::uint64_t hash_bytes(std::uint64_t seed, std::span<std::byte const> b
 
 }  // namespace detail
 
-/// Documents of tokens over files that stay where they are. Satisfies `train::TokenSource`.
+/// Documents of tokens over files that stay where they are. Satisfies `TokenSource` (train/source.hpp).
 ///
 /// A path names a file or a folder. Paths keep their order; the files of a folder come in the order of their paths below it, byte
 /// by byte, so the corpus is the same on every machine. By the ending of its name a file is

@@ -56,6 +56,36 @@ concept HasName = requires {
   { M::name } -> std::convertible_to<char const*>;
 };
 
+/// What a mixer saves for its backward pass; nothing, for one that only infers.
+struct NothingSaved {};
+template <class M, class T>
+struct SavedOf {
+  using type = NothingSaved;
+};
+template <class M, class T>
+requires requires { typename M::template Saved<T>; }
+struct SavedOf<M, T> {
+  using type = typename M::template Saved<T>;
+};
+
+template <class M>
+concept HasSaved = requires {
+  typename M::template Saved<float>;
+};
+template <class M>
+concept HasBackward = requires(Pass<Reference, float> const& pass, Dims const& d, typename M::template Params<float> const& p,
+                               typename M::template Saved<float>& saved, View<float const, 3> x, View<float, 3> d_x,
+                               typename M::template State<float> const* s) {
+  M::forward(pass, d, p, x, d_x, s, &saved);
+  M::backward(pass, d, p, saved, x, x, d_x, p);
+};
+
+template <class N>
+concept HasNormBackward = requires(Pass<Reference, float> const& pass, Dims const& d, typename N::template Params<float> const& p,
+                                   View<float const, 2> x, View<float, 2> residual) {
+  N::backward(pass, d, p, x, x, residual, p);
+};
+
 template <class N>
 concept HasNormWalk = requires(typename N::template Params<float>& p, AnyReader& visit) {
   N::parameters(p, Index{1}, visit);
@@ -97,6 +127,39 @@ consteval bool require_mixer() {
   static_assert(detail::HasFlops<M>, "this mixer has no static flops_per_token(dims)");
   static_assert(detail::HasName<M>, "this mixer has no static constexpr char const* name");
   return true;
+}
+
+/// What `M` saves of a training pass, with scalar T.
+template <class M, class T>
+using saved_t = typename detail::SavedOf<M, T>::type;
+
+/// Stops the compilation with a sentence unless `M` can learn.
+template <class M>
+consteval bool require_backward() {
+  static_assert(detail::HasSaved<M>, "this mixer has no member template Saved<T>: a struct of the Views its backward pass reads");
+  if constexpr (detail::HasSaved<M>)
+    static_assert(detail::HasBackward<M>,
+                  "this mixer cannot learn: it has no static backward(pass, dims, params, saved, x, d_y, d_x, gradients), or its "
+                  "forward takes no Saved<T>* last");
+  return true;
+}
+
+/// Stops the compilation with a sentence unless the norm `N` can learn.
+template <class N>
+consteval bool require_norm_backward() {
+  static_assert(detail::HasNormBackward<N>,
+                "this norm has no static backward(pass, dims, params, residual, d_y, d_residual, gradients)");
+  return true;
+}
+
+/// `M::forward`, which saves what its backward pass needs if both it and the caller want that.
+template <class M, class Ctx, Scalar T>
+void forward_and_save(Pass<Ctx, T> const& pass, Dims const& d, typename M::template Params<T> const& p, Input<T, 3> x,
+                      Output<T, 3> y, typename M::template State<T> const* state, saved_t<M, T>* saved) {
+  if constexpr (detail::HasSaved<M>)
+    M::forward(pass, d, p, x, y, state, saved);
+  else
+    M::forward(pass, d, p, x, y, state);
 }
 
 /// Stops the compilation with a sentence unless `N` is a norm.

@@ -14,11 +14,12 @@
 #include <blackmamba/layers/dims.hpp>
 #include <blackmamba/layers/pass.hpp>
 #include <blackmamba/layers/walk.hpp>
-#include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
+#include <blackmamba/ops/add/add.hpp>
+#include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
-#include <blackmamba/ops/decay/decay.hpp>
-#include <blackmamba/ops/linear/linear.hpp>
-#include <blackmamba/ops/selective_scan/selective_scan.hpp>
+#include <blackmamba/ops/decay/backward.hpp>
+#include <blackmamba/ops/linear/backward.hpp>
+#include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 
 namespace blackmamba {
@@ -76,43 +77,101 @@ struct Mamba {
     return 2 * weights + 9 * I * N + 2 * I * d.d_conv;
   }
 
+  /// What the backward pass needs beside the input.
+  template <class T>
+  struct Saved {
+    View<T, 3> xz{};                ///< (B, L, 2 d_inner) in_proj(input)
+    View<T, 3> u{};                 ///< (B, L, d_inner)
+    View<T, 3> dbc{};               ///< (B, L, dt_rank + 2 G N) x_proj(u)
+    View<T, 3> delta{};             ///< (B, L, d_inner) before bias and softplus
+    View<T, 3> gated{};             ///< (B, L, d_inner) what out_proj reads
+    View<accumulator_t<T>, 2> A{};  ///< (d_inner, N)
+  };
+
   /// x, y (B, L, d_model). With a state, sequences go on from it and leave theirs in it. No aliasing.
   template <class Ctx, Scalar T>
   static void forward(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 3> x, Output<T, 3> y,
-                      State<T> const* state) {
+                      State<T> const* state, Saved<T>* saved = nullptr) {
+    Arena& scratch = pass.ctx.scratch();
+    auto const scope = scratch.scope();
+    bool const keeps = saved && pass.keep == Keep::activations;
+    Saved<T> own;
+    Saved<T>& s = keeps ? *saved : own;
+    gated_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, state);
+    linear(pass.ctx, LinearArgs<T>{.x = s.gated.rows(), .weight = p.out_proj, .bias = p.out_proj_bias, .y = y.rows()});
+  }
+
+  /// d_x (B, L, d_model) from d_y, overwritten; the gradients of the parameters are added to g. x as in the forward pass, which had
+  /// no state: sequences began at zero.
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Saved<T>& saved, Input<T, 3> x, Input<T, 3> d_y,
+                       Output<T, 3> d_x, Params<accumulator_t<T>> const& g) {
     Index const B = x.extent(0), L = x.extent(1), I = d.inner(), R = d.rank(), N = d.d_state, G = d.n_groups;
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
-    auto const xz = scratch.take<T>(Shape<3>{B, L, 2 * I});
-    linear(pass.ctx, LinearArgs<T>{.x = x.rows(), .weight = p.in_proj, .bias = p.in_proj_bias, .y = xz.rows()});
+    Saved<T> s = saved;
+    if (pass.keep == Keep::inputs) gated_of(pass, d, p, x, s, scratch);
 
-    auto const u = scratch.take<T>(Shape<3>{B, L, I});
-    CausalConv1dArgs<T> conv{.x = xz.slice(2, 0, I), .weight = p.conv, .bias = p.conv_bias, .offsets = pass.offsets, .y = u};
-    if (state) conv.initial_state = conv.last_state = state->conv;
-    causal_conv1d(pass.ctx, conv);
+    auto const d_gated = scratch.take<T>(Shape<3>{B, L, I});
+    linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = s.gated.rows(),
+                                                    .weight = p.out_proj,
+                                                    .d_y = d_y.rows(),
+                                                    .d_x = d_gated.rows(),
+                                                    .d_weight = g.out_proj,
+                                                    .d_bias = g.out_proj_bias});
 
-    auto const dbc = scratch.take<T>(Shape<3>{B, L, R + 2 * G * N});
-    auto const delta = scratch.take<T>(Shape<3>{B, L, I});
-    linear(pass.ctx, LinearArgs<T>{.x = u.rows(), .weight = p.x_proj, .y = dbc.rows()});
-    linear(pass.ctx, LinearArgs<T>{.x = dbc.slice(2, 0, R).rows(), .weight = p.dt_proj, .y = delta.rows()});
+    auto const d_xz = scratch.take<T>(Shape<3>{B, L, 2 * I});
+    auto const d_u = scratch.take<T>(Shape<3>{B, L, I});
+    auto const d_delta = scratch.take<T>(Shape<3>{B, L, I});
+    auto const d_dbc = scratch.take<T>(s.dbc.shape());
+    auto const d_A = scratch.take_zeros<accumulator_t<T>>(Shape<2>{I, N});
+    selective_scan_backward(pass.ctx, SelectiveScanBackwardArgs<T>{.u = s.u,
+                                                                   .delta = s.delta,
+                                                                   .A = s.A,
+                                                                   .B = split_last(s.dbc.slice(2, R, G * N), G),
+                                                                   .C = split_last(s.dbc.slice(2, R + G * N, G * N), G),
+                                                                   .D = p.D,
+                                                                   .z = s.xz.slice(2, I, I),
+                                                                   .delta_bias = p.dt_bias,
+                                                                   .delta_softplus = true,
+                                                                   .offsets = pass.offsets,
+                                                                   .d_y = d_gated,
+                                                                   .d_u = d_u,
+                                                                   .d_delta = d_delta,
+                                                                   .d_A = d_A,
+                                                                   .d_B = split_last(d_dbc.slice(2, R, G * N), G),
+                                                                   .d_C = split_last(d_dbc.slice(2, R + G * N, G * N), G),
+                                                                   .d_D = g.D,
+                                                                   .d_z = d_xz.slice(2, I, I),
+                                                                   .d_delta_bias = g.dt_bias});
+    decay_backward(pass.ctx, DecayBackwardArgs<T>{.A_log = p.A_log, .d_A = d_A, .d_A_log = g.A_log});
 
-    auto const A = scratch.take<accumulator_t<T>>(Shape<2>{I, N});
-    decay(pass.ctx, DecayArgs<T>{.A_log = p.A_log, .A = A});
-    auto const gated = scratch.take<T>(Shape<3>{B, L, I});
-    SelectiveScanArgs<T> scan{.u = u,
-                              .delta = delta,
-                              .A = A,
-                              .B = split_last(dbc.slice(2, R, G * N), G),
-                              .C = split_last(dbc.slice(2, R + G * N, G * N), G),
-                              .D = p.D,
-                              .z = xz.slice(2, I, I),
-                              .delta_bias = p.dt_bias,
-                              .delta_softplus = true,
-                              .offsets = pass.offsets,
-                              .y = gated};
-    if (state) scan.initial_state = scan.last_state = state->scan;
-    selective_scan(pass.ctx, scan);
-    linear(pass.ctx, LinearArgs<T>{.x = gated.rows(), .weight = p.out_proj, .bias = p.out_proj_bias, .y = y.rows()});
+    linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = s.dbc.slice(2, 0, R).rows(),
+                                                    .weight = p.dt_proj,
+                                                    .d_y = d_delta.rows(),
+                                                    .d_x = d_dbc.slice(2, 0, R).rows(),
+                                                    .d_weight = g.dt_proj});
+    auto const through_x_proj = d_delta;  // whose values have been used
+    linear_backward(
+        pass.ctx,
+        LinearBackwardArgs<T>{
+            .x = s.u.rows(), .weight = p.x_proj, .d_y = d_dbc.rows(), .d_x = through_x_proj.rows(), .d_weight = g.x_proj});
+    add(pass.ctx, AddArgs<T>{.a = d_u.rows(), .b = through_x_proj.rows(), .y = d_u.rows()});
+
+    causal_conv1d_backward(pass.ctx, CausalConv1dBackwardArgs<T>{.x = s.xz.slice(2, 0, I),
+                                                                 .weight = p.conv,
+                                                                 .bias = p.conv_bias,
+                                                                 .offsets = pass.offsets,
+                                                                 .d_y = d_u,
+                                                                 .d_x = d_xz.slice(2, 0, I),
+                                                                 .d_weight = g.conv,
+                                                                 .d_bias = g.conv_bias});
+    linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = x.rows(),
+                                                    .weight = p.in_proj,
+                                                    .d_y = d_xz.rows(),
+                                                    .d_x = d_x.rows(),
+                                                    .d_weight = g.in_proj,
+                                                    .d_bias = g.in_proj_bias});
   }
 
   /// One token of each sequence: x, y (B, d_model); the state moves on. No aliasing.
@@ -147,6 +206,43 @@ struct Mamba {
                                                            .state = state.scan,
                                                            .y = gated});
     linear(pass.ctx, LinearArgs<T>{.x = gated, .weight = p.out_proj, .bias = p.out_proj_bias, .y = y});
+  }
+
+ private:
+  /// All of `s`, in memory of `arena`.
+  template <class Ctx, Scalar T>
+  static void gated_of(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 3> x, Saved<T>& s, Arena& arena,
+                       State<T> const* state = nullptr) {
+    Index const B = x.extent(0), L = x.extent(1), I = d.inner(), R = d.rank(), N = d.d_state, G = d.n_groups;
+    s.xz = arena.take<T>(Shape<3>{B, L, 2 * I});
+    linear(pass.ctx, LinearArgs<T>{.x = x.rows(), .weight = p.in_proj, .bias = p.in_proj_bias, .y = s.xz.rows()});
+
+    s.u = arena.take<T>(Shape<3>{B, L, I});
+    CausalConv1dArgs<T> conv{.x = s.xz.slice(2, 0, I), .weight = p.conv, .bias = p.conv_bias, .offsets = pass.offsets, .y = s.u};
+    if (state) conv.initial_state = conv.last_state = state->conv;
+    causal_conv1d(pass.ctx, conv);
+
+    s.dbc = arena.take<T>(Shape<3>{B, L, R + 2 * G * N});
+    s.delta = arena.take<T>(Shape<3>{B, L, I});
+    linear(pass.ctx, LinearArgs<T>{.x = s.u.rows(), .weight = p.x_proj, .y = s.dbc.rows()});
+    linear(pass.ctx, LinearArgs<T>{.x = s.dbc.slice(2, 0, R).rows(), .weight = p.dt_proj, .y = s.delta.rows()});
+
+    s.A = arena.take<accumulator_t<T>>(Shape<2>{I, N});
+    decay(pass.ctx, DecayArgs<T>{.A_log = p.A_log, .A = s.A});
+    s.gated = arena.take<T>(Shape<3>{B, L, I});
+    SelectiveScanArgs<T> scan{.u = s.u,
+                              .delta = s.delta,
+                              .A = s.A,
+                              .B = split_last(s.dbc.slice(2, R, G * N), G),
+                              .C = split_last(s.dbc.slice(2, R + G * N, G * N), G),
+                              .D = p.D,
+                              .z = s.xz.slice(2, I, I),
+                              .delta_bias = p.dt_bias,
+                              .delta_softplus = true,
+                              .offsets = pass.offsets,
+                              .y = s.gated};
+    if (state) scan.initial_state = scan.last_state = state->scan;
+    selective_scan(pass.ctx, scan);
   }
 };
 

@@ -15,12 +15,12 @@
 #include <blackmamba/layers/norm.hpp>
 #include <blackmamba/layers/pass.hpp>
 #include <blackmamba/layers/walk.hpp>
-#include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
+#include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
-#include <blackmamba/ops/decay/decay.hpp>
-#include <blackmamba/ops/expand_heads/expand_heads.hpp>
-#include <blackmamba/ops/linear/linear.hpp>
-#include <blackmamba/ops/selective_scan/selective_scan.hpp>
+#include <blackmamba/ops/decay/backward.hpp>
+#include <blackmamba/ops/expand_heads/backward.hpp>
+#include <blackmamba/ops/linear/backward.hpp>
+#include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 
 namespace blackmamba {
@@ -78,39 +78,113 @@ struct Mamba2 {
     return 2 * (I + X + heads(d) + I) * d.d_model + 9 * I * d.d_state + 2 * X * d.d_conv;
   }
 
+  /// Learnt values of a head, one a channel; A repeats over the states by a stride of 0.
+  template <class T>
+  struct PerChannel {
+    View<T, 1> A_log{};             ///< (d_inner)
+    View<accumulator_t<T>, 2> A{};  ///< (d_inner, N)
+    View<T, 1> D{};                 ///< (d_inner)
+  };
+
+  /// What the backward pass needs beside the input.
+  template <class T>
+  struct Saved {
+    View<T, 3> projected{};  ///< (B, L, 2 d_inner + 2 G N + H) in_proj(input)
+    View<T, 3> xBC{};        ///< (B, L, d_inner + 2 G N)
+    View<T, 3> delta{};      ///< (B, L, d_inner) after bias, softplus and clamp
+    PerChannel<T> channel{};
+    View<T, 3> gated{};   ///< (B, L, d_inner) what the norm reads
+    View<T, 3> normed{};  ///< (B, L, d_inner) what out_proj reads
+  };
+
   /// x, y (B, L, d_model). With a state, sequences go on from it and leave theirs in it. No aliasing.
   template <class Ctx, Scalar T>
   static void forward(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 3> x, Output<T, 3> y,
-                      State<T> const* state) {
-    Index const B = x.extent(0), L = x.extent(1), I = d.inner(), N = d.d_state, G = d.n_groups, H = heads(d), X = conv_channels(d);
+                      State<T> const* state, Saved<T>* saved = nullptr) {
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
-    auto const projected = scratch.take<T>(Shape<3>{B, L, I + X + H});
-    linear(pass.ctx, LinearArgs<T>{.x = x.rows(), .weight = p.in_proj, .bias = p.in_proj_bias, .y = projected.rows()});
+    bool const keeps = saved && pass.keep == Keep::activations;
+    Saved<T> own;
+    Saved<T>& s = keeps ? *saved : own;
+    normed_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, state);
+    linear(pass.ctx, LinearArgs<T>{.x = s.normed.rows(), .weight = p.out_proj, .bias = p.out_proj_bias, .y = y.rows()});
+  }
 
-    auto const xBC = scratch.take<T>(Shape<3>{B, L, X});
-    CausalConv1dArgs<T> conv{
-        .x = projected.slice(2, I, X), .weight = p.conv, .bias = p.conv_bias, .offsets = pass.offsets, .y = xBC};
-    if (state) conv.initial_state = conv.last_state = state->conv;
-    causal_conv1d(pass.ctx, conv);
+  /// d_x (B, L, d_model) from d_y, overwritten; the gradients of the parameters are added to g. x as in the forward pass, which had
+  /// no state: sequences began at zero.
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Saved<T>& saved, Input<T, 3> x, Input<T, 3> d_y,
+                       Output<T, 3> d_x, Params<accumulator_t<T>> const& g) {
+    using A = accumulator_t<T>;
+    Index const I = d.inner(), N = d.d_state, G = d.n_groups, H = heads(d), X = conv_channels(d);
+    Arena& scratch = pass.ctx.scratch();
+    auto const scope = scratch.scope();
+    Saved<T> s = saved;
+    if (pass.keep == Keep::inputs) normed_of(pass, d, p, x, s, scratch);
 
-    PerChannel<T> const channel = per_channel(pass, d, p);
-    auto const delta = scratch.take<T>(Shape<3>{B, L, I});
-    expand_steps(pass, d, p, projected.slice(2, I + X, H).rows(), delta.rows());
-    auto const gated = scratch.take<T>(Shape<3>{B, L, I});
-    SelectiveScanArgs<T> scan{.u = xBC.slice(2, 0, I),
-                              .delta = delta,
-                              .A = channel.A,
-                              .B = split_last(xBC.slice(2, I, G * N), G),
-                              .C = split_last(xBC.slice(2, I + G * N, G * N), G),
-                              .D = channel.D,
-                              .z = projected.slice(2, 0, I),
-                              .offsets = pass.offsets,
-                              .y = gated};
-    if (state) scan.initial_state = scan.last_state = state->scan;
-    selective_scan(pass.ctx, scan);
-    RmsNorm::apply(pass, d, p.norm, gated.rows(), {}, gated.rows());
-    linear(pass.ctx, LinearArgs<T>{.x = gated.rows(), .weight = p.out_proj, .bias = p.out_proj_bias, .y = y.rows()});
+    auto const d_gated = scratch.take<T>(s.gated.shape());
+    linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = s.normed.rows(),
+                                                    .weight = p.out_proj,
+                                                    .d_y = d_y.rows(),
+                                                    .d_x = d_gated.rows(),
+                                                    .d_weight = g.out_proj,
+                                                    .d_bias = g.out_proj_bias});
+    rms_norm_backward(pass.ctx, RmsNormBackwardArgs<T>{.x = s.gated.rows(),
+                                                       .weight = p.norm.weight,
+                                                       .epsilon = d.norm_epsilon,
+                                                       .d_y = d_gated.rows(),
+                                                       .d_x = d_gated.rows(),
+                                                       .d_weight = g.norm.weight});
+
+    auto const d_projected = scratch.take<T>(s.projected.shape());
+    auto const d_xBC = scratch.take<T>(s.xBC.shape());
+    auto const d_delta = scratch.take<T>(s.delta.shape());
+    auto const d_A = scratch.take_zeros<A>(Shape<2>{I, N});
+    auto const d_D = scratch.take_zeros<A>(Shape<1>{I});
+    selective_scan_backward(pass.ctx, SelectiveScanBackwardArgs<T>{.u = s.xBC.slice(2, 0, I),
+                                                                   .delta = s.delta,
+                                                                   .A = s.channel.A,
+                                                                   .B = split_last(s.xBC.slice(2, I, G * N), G),
+                                                                   .C = split_last(s.xBC.slice(2, I + G * N, G * N), G),
+                                                                   .D = s.channel.D,
+                                                                   .z = s.projected.slice(2, 0, I),
+                                                                   .offsets = pass.offsets,
+                                                                   .d_y = d_gated,
+                                                                   .d_u = d_xBC.slice(2, 0, I),
+                                                                   .d_delta = d_delta,
+                                                                   .d_A = d_A,
+                                                                   .d_B = split_last(d_xBC.slice(2, I, G * N), G),
+                                                                   .d_C = split_last(d_xBC.slice(2, I + G * N, G * N), G),
+                                                                   .d_D = d_D,
+                                                                   .d_z = d_projected.slice(2, 0, I)});
+    expand_heads_backward(pass.ctx, ExpandHeadsBackwardArgs<T>{.x = s.projected.slice(2, I + X, H).rows(),
+                                                               .bias = p.dt_bias,
+                                                               .softplus = true,
+                                                               .low = d.dt_low,
+                                                               .high = d.dt_high,
+                                                               .d_y = d_delta.rows(),
+                                                               .d_x = d_projected.slice(2, I + X, H).rows(),
+                                                               .d_bias = g.dt_bias});
+    auto const d_A_log = scratch.take_zeros<A>(Shape<2>{I, N});
+    View<T const, 2> const A_log{s.channel.A_log.data(), Shape<2>{I, N}, Shape<2>{1, 0}};
+    decay_backward(pass.ctx, DecayBackwardArgs<T>{.A_log = A_log, .d_A = d_A, .d_A_log = d_A_log});
+    sum_over_heads(pass, d_A_log.reshaped(Shape<1>{I * N}), g.A_log);
+    sum_over_heads(pass, d_D, g.D);
+
+    causal_conv1d_backward(pass.ctx, CausalConv1dBackwardArgs<T>{.x = s.projected.slice(2, I, X),
+                                                                 .weight = p.conv,
+                                                                 .bias = p.conv_bias,
+                                                                 .offsets = pass.offsets,
+                                                                 .d_y = d_xBC,
+                                                                 .d_x = d_projected.slice(2, I, X),
+                                                                 .d_weight = g.conv,
+                                                                 .d_bias = g.conv_bias});
+    linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = x.rows(),
+                                                    .weight = p.in_proj,
+                                                    .d_y = d_projected.rows(),
+                                                    .d_x = d_x.rows(),
+                                                    .d_weight = g.in_proj,
+                                                    .d_bias = g.in_proj_bias});
   }
 
   /// One token of each sequence: x, y (B, d_model); the state moves on. No aliasing.
@@ -128,7 +202,7 @@ struct Mamba2 {
     causal_conv1d_step(pass.ctx,
                        CausalConv1dStepArgs<T>{
                            .x = projected.slice(1, I, X), .weight = p.conv, .bias = p.conv_bias, .state = state.conv, .y = xBC});
-    PerChannel<T> const channel = per_channel(pass, d, p);
+    PerChannel<T> const channel = per_channel(pass, d, p, scratch);
     expand_steps(pass, d, p, projected.slice(1, I + X, H), delta);
     selective_scan_step(pass.ctx, SelectiveScanStepArgs<T>{.u = xBC.slice(1, 0, I),
                                                            .delta = delta,
@@ -144,25 +218,63 @@ struct Mamba2 {
   }
 
  private:
-  /// Learnt values of a head, one a channel; A repeats over the states by a stride of 0.
-  template <class T>
-  struct PerChannel {
-    View<accumulator_t<T>, 2> A{};
-    View<T, 1> D{};
-  };
+  /// All of `s`, in memory of `arena`.
+  template <class Ctx, Scalar T>
+  static void normed_of(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 3> x, Saved<T>& s, Arena& arena,
+                        State<T> const* state = nullptr) {
+    Index const B = x.extent(0), L = x.extent(1), I = d.inner(), N = d.d_state, G = d.n_groups, H = heads(d), X = conv_channels(d);
+    s.projected = arena.take<T>(Shape<3>{B, L, I + X + H});
+    linear(pass.ctx, LinearArgs<T>{.x = x.rows(), .weight = p.in_proj, .bias = p.in_proj_bias, .y = s.projected.rows()});
+
+    s.xBC = arena.take<T>(Shape<3>{B, L, X});
+    CausalConv1dArgs<T> conv{
+        .x = s.projected.slice(2, I, X), .weight = p.conv, .bias = p.conv_bias, .offsets = pass.offsets, .y = s.xBC};
+    if (state) conv.initial_state = conv.last_state = state->conv;
+    causal_conv1d(pass.ctx, conv);
+
+    s.channel = per_channel(pass, d, p, arena);
+    s.delta = arena.take<T>(Shape<3>{B, L, I});
+    expand_steps(pass, d, p, s.projected.slice(2, I + X, H).rows(), s.delta.rows());
+    s.gated = arena.take<T>(Shape<3>{B, L, I});
+    SelectiveScanArgs<T> scan{.u = s.xBC.slice(2, 0, I),
+                              .delta = s.delta,
+                              .A = s.channel.A,
+                              .B = split_last(s.xBC.slice(2, I, G * N), G),
+                              .C = split_last(s.xBC.slice(2, I + G * N, G * N), G),
+                              .D = s.channel.D,
+                              .z = s.projected.slice(2, 0, I),
+                              .offsets = pass.offsets,
+                              .y = s.gated};
+    if (state) scan.initial_state = scan.last_state = state->scan;
+    selective_scan(pass.ctx, scan);
+    s.normed = arena.take<T>(Shape<3>{B, L, I});
+    RmsNorm::apply(pass, d, p.norm, s.gated.rows(), {}, s.normed.rows());
+  }
 
   template <class Ctx, Scalar T>
-  static PerChannel<T> per_channel(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p) {
-    Arena& scratch = pass.ctx.scratch();
+  static PerChannel<T> per_channel(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Arena& arena) {
     Index const I = d.inner(), H = heads(d);
-    auto const row = [&](View<T, 1> v, Index n) { return View<T, 2>{v.data(), Shape<2>{1, n}}; };
-    auto const A_log = scratch.take<T>(Shape<1>{I});
-    auto const D = scratch.take<T>(Shape<1>{I});
-    auto const A = scratch.take<accumulator_t<T>>(Shape<2>{I, 1});
+    auto const A_log = arena.take<T>(Shape<1>{I});
+    auto const D = arena.take<T>(Shape<1>{I});
+    auto const A = arena.take<accumulator_t<T>>(Shape<2>{I, 1});
     expand_heads(pass.ctx, ExpandHeadsArgs<T>{.x = row(p.A_log, H), .y = row(A_log, I)});
     expand_heads(pass.ctx, ExpandHeadsArgs<T>{.x = row(p.D, H), .y = row(D, I)});
     decay(pass.ctx, DecayArgs<T>{.A_log = View<T, 2>{A_log.data(), Shape<2>{I, 1}}, .A = A});
-    return {.A = {A.data(), Shape<2>{I, d.d_state}, Shape<2>{1, 0}}, .D = D};
+    return {.A_log = A_log, .A = {A.data(), Shape<2>{I, d.d_state}, Shape<2>{1, 0}}, .D = D};
+  }
+
+  template <class T>
+  static View<T, 2> row(View<T, 1> v, Index n) {
+    return {v.data(), Shape<2>{1, n}};
+  }
+
+  /// Adds to each head's sum what lies in its equal part of `values`: the gradient of a value that `per_channel` gave to all of it.
+  template <class Ctx, Scalar T, Scalar A>
+  static void sum_over_heads(Pass<Ctx, T> const& pass, View<A, 1> values, View<A, 1> sums) {
+    auto const unread = pass.ctx.scratch().template take_zeros<A>(Shape<1>{sums.extent(0)});
+    expand_heads_backward(
+        pass.ctx, ExpandHeadsBackwardArgs<A>{
+                      .x = row(unread, sums.extent(0)), .bias = unread, .d_y = row(values, values.extent(0)), .d_bias = sums});
   }
 
   template <class Ctx, Scalar T>

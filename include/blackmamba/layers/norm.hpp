@@ -5,8 +5,8 @@
 #include <blackmamba/layers/dims.hpp>
 #include <blackmamba/layers/pass.hpp>
 #include <blackmamba/layers/walk.hpp>
-#include <blackmamba/ops/layer_norm/layer_norm.hpp>
-#include <blackmamba/ops/rms_norm/rms_norm.hpp>
+#include <blackmamba/ops/layer_norm/backward.hpp>
+#include <blackmamba/ops/rms_norm/backward.hpp>
 
 namespace blackmamba {
 
@@ -26,6 +26,18 @@ struct RmsNorm {
   static void apply(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x,
                     Output<accumulator_t<T>, 2> residual, Output<T, 2> y) {
     rms_norm(pass.ctx, RmsNormArgs<T>{.x = x, .weight = p.weight, .residual = residual, .y = y, .epsilon = d.norm_epsilon});
+  }
+
+  /// From the stream as `apply` left it: d_residual in, what reaches the stream from above; out, its whole gradient. Added to g.
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<accumulator_t<T>, 2> residual,
+                       Input<T, 2> d_y, Output<accumulator_t<T>, 2> d_residual, Params<accumulator_t<T>> const& g) {
+    rms_norm_backward(pass.ctx, RmsNormBackwardArgs<T>{.weight = p.weight,
+                                                       .residual = residual,
+                                                       .epsilon = d.norm_epsilon,
+                                                       .d_y = d_y,
+                                                       .d_residual = d_residual,
+                                                       .d_weight = g.weight});
   }
 };
 
@@ -48,6 +60,19 @@ struct LayerNorm {
                     Output<accumulator_t<T>, 2> residual, Output<T, 2> y) {
     layer_norm(pass.ctx, LayerNormArgs<T>{
                              .x = x, .weight = p.weight, .bias = p.bias, .residual = residual, .y = y, .epsilon = d.norm_epsilon});
+  }
+
+  /// From the stream as `apply` left it: d_residual in, what reaches the stream from above; out, its whole gradient. Added to g.
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<accumulator_t<T>, 2> residual,
+                       Input<T, 2> d_y, Output<accumulator_t<T>, 2> d_residual, Params<accumulator_t<T>> const& g) {
+    layer_norm_backward(pass.ctx, LayerNormBackwardArgs<T>{.weight = p.weight,
+                                                           .residual = residual,
+                                                           .epsilon = d.norm_epsilon,
+                                                           .d_y = d_y,
+                                                           .d_residual = d_residual,
+                                                           .d_weight = g.weight,
+                                                           .d_bias = g.bias});
   }
 };
 

@@ -42,8 +42,10 @@ struct Pass {
   Index layer = 0;                ///< index of the block that runs
   View<Token const, 1> tokens{};  ///< the rows' tokens, for routers that go by them
   std::uint64_t seed = 0;         ///< of the step, for routers that draw
-  Arena* tape = nullptr;          ///< where a forward pass that will be followed by a backward one keeps what that needs
+  Arena* tape = nullptr;          ///< where a forward pass keeps what its backward pass needs
   Keep keep = Keep::activations;  ///< how much that is
+  Arena* carry = nullptr;         ///< where layers take, once, what they carry over the passes of a step
+  double auxiliary_scale = 1;     ///< of the gradients of the layers' own losses
 
   void show(char const* what, Input<T, 2> value) const {
     if (tap && *tap) (*tap)(layer, what, value);

@@ -17,6 +17,12 @@
 
 namespace blackmamba {
 
+/// Names a type, to hand it to a generic lambda.
+template <class B>
+struct Type {
+  using type = B;
+};
+
 /// How a parameter is initialised, as the published model does it.
 enum class Init {
   zeros,

@@ -7,6 +7,8 @@
 ///   state(s, dims, batch, visit)
 ///   layers(dims)                 number of blocks
 ///   forward / step               all blocks in order
+///   backward                     all blocks in reverse, after a forward pass that saved
+///   mixtures(dims, p, saved, v)  v(layer, Type<mixture>, dims, its parameters, what it saved), for routers and telemetry
 ///   describe(dims, visit)        visit(layer, block type, dims of the block), for counts and tables
 
 #include <tuple>
@@ -14,16 +16,31 @@
 #include <variant>
 #include <vector>
 
+#include <blackmamba/layers/concepts.hpp>
 #include <blackmamba/layers/dims.hpp>
 #include <blackmamba/layers/pass.hpp>
 
 namespace blackmamba {
 
-/// Names a type, to hand it to a generic lambda.
+namespace detail {
+
+/// `B::forward`; a block that cannot learn saves nothing.
+template <class B, class Ctx, Scalar T>
+void block_forward(Pass<Ctx, T> const& pass, Dims const& d, typename B::template Params<T> const& p, View<T, 3> hidden,
+                   View<accumulator_t<T>, 3> residual, typename B::template State<T> const* state, saved_t<B, T>* saved) {
+  if constexpr (HasSaved<B>)
+    B::forward(pass, d, p, hidden, residual, state, saved);
+  else
+    B::forward(pass, d, p, hidden, residual, state);
+}
+
+/// `B::mixtures`, where there is one.
 template <class B>
-struct Type {
-  using type = B;
-};
+void block_mixtures(Dims const& d, auto& p, auto& saved, auto& visit) {
+  if constexpr (requires { B::mixtures(d, p, saved, visit); }) B::mixtures(d, p, saved, visit);
+}
+
+}  // namespace detail
 
 /// `Blocks…` in order, `dims.depth` times.
 template <class... Blocks>
@@ -36,6 +53,8 @@ struct Repeat {
   using Params = std::vector<std::tuple<typename Blocks::template Params<T>...>>;
   template <class T>
   using State = std::vector<std::tuple<typename Blocks::template State<T>...>>;
+  template <class T>
+  using Saved = std::vector<std::tuple<saved_t<Blocks, T>...>>;
 
   static constexpr Index layers(Dims const& d) { return d.depth * period; }
 
@@ -60,11 +79,30 @@ struct Repeat {
 
   template <class Ctx, Scalar T>
   static void forward(Pass<Ctx, T> pass, Dims const& d, Params<T> const& p, Output<T, 3> hidden,
-                      Output<accumulator_t<T>, 3> residual, State<T> const* state) {
+                      Output<accumulator_t<T>, 3> residual, State<T> const* state, Saved<T>* saved = nullptr) {
+    if (saved) saved->resize(static_cast<std::size_t>(d.depth));
     each_block(d, [&]<std::size_t I>(std::size_t repetition, Index layer) {
       pass.layer = layer;
-      Block<I>::forward(pass, d, std::get<I>(p[repetition]), hidden, residual,
-                        state ? &std::get<I>((*state)[repetition]) : nullptr);
+      detail::block_forward<Block<I>>(pass, d, std::get<I>(p[repetition]), hidden, residual,
+                                      state ? &std::get<I>((*state)[repetition]) : nullptr,
+                                      saved ? &std::get<I>((*saved)[repetition]) : nullptr);
+    });
+  }
+
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> pass, Dims const& d, Params<T> const& p, Saved<T>& saved,
+                       Output<accumulator_t<T>, 3> d_residual, Params<accumulator_t<T>> const& g) {
+    each_block_reversed(d, [&]<std::size_t I>(std::size_t repetition, Index layer) {
+      pass.layer = layer;
+      Block<I>::backward(pass, d, std::get<I>(p[repetition]), std::get<I>(saved[repetition]), d_residual,
+                         std::get<I>(g[repetition]));
+    });
+  }
+
+  static void mixtures(Dims const& d, auto& p, auto& saved, auto&& visit) {
+    each_block(d, [&]<std::size_t I>(std::size_t repetition, Index layer) {
+      auto const here = [&](auto&&... parts) { visit(layer, parts...); };
+      detail::block_mixtures<Block<I>>(d, std::get<I>(p[repetition]), std::get<I>(saved[repetition]), here);
     });
   }
 
@@ -85,6 +123,17 @@ struct Repeat {
   static constexpr void each_block(Dims const& d, auto&& visit) {
     for (Index repetition = 0; repetition < d.depth; ++repetition) [&]<std::size_t... I>(std::index_sequence<I...>) {
         (visit.template operator()<I>(static_cast<std::size_t>(repetition), repetition * period + static_cast<Index>(I)), ...);
+      }
+    (std::index_sequence_for<Blocks...>{});
+  }
+
+  /// visit<I>(repetition, layer) for every block, the last one first.
+  static constexpr void each_block_reversed(Dims const& d, auto&& visit) {
+    constexpr std::size_t last = sizeof...(Blocks) - 1;
+    for (Index repetition = d.depth; repetition-- > 0;) [&]<std::size_t... I>(std::index_sequence<I...>) {
+        (visit.template operator()<last - I>(static_cast<std::size_t>(repetition),
+                                             repetition * period + static_cast<Index>(last - I)),
+         ...);
       }
     (std::index_sequence_for<Blocks...>{});
   }
@@ -115,6 +164,8 @@ struct Mixed {
   using Params = std::vector<std::variant<typename Blocks::template Params<T>...>>;
   template <class T>
   using State = std::vector<std::variant<typename Blocks::template State<T>...>>;
+  template <class T>
+  using Saved = std::vector<std::variant<saved_t<Blocks, T>...>>;
 
   static constexpr Index layers(Dims const& d) { return static_cast<Index>(d.layers.size()); }
 
@@ -144,10 +195,31 @@ struct Mixed {
 
   template <class Ctx, Scalar T>
   static void forward(Pass<Ctx, T> pass, Dims const& d, Params<T> const& p, Output<T, 3> hidden,
-                      Output<accumulator_t<T>, 3> residual, State<T> const* state) {
+                      Output<accumulator_t<T>, 3> residual, State<T> const* state, Saved<T>* saved = nullptr) {
+    if (saved) saved->resize(d.layers.size());
     each_block(d, [&]<std::size_t I>(std::size_t layer, blackmamba::Dims const& dims) {
       pass.layer = static_cast<Index>(layer);
-      Block<I>::forward(pass, dims, std::get<I>(p[layer]), hidden, residual, state ? &std::get<I>((*state)[layer]) : nullptr);
+      if (saved && (*saved)[layer].index() != I) (*saved)[layer].template emplace<I>();
+      detail::block_forward<Block<I>>(pass, dims, std::get<I>(p[layer]), hidden, residual,
+                                      state ? &std::get<I>((*state)[layer]) : nullptr,
+                                      saved ? &std::get<I>((*saved)[layer]) : nullptr);
+    });
+  }
+
+  template <class Ctx, Scalar T>
+  static void backward(Pass<Ctx, T> pass, Dims const& d, Params<T> const& p, Saved<T>& saved,
+                       Output<accumulator_t<T>, 3> d_residual, Params<accumulator_t<T>> const& g) {
+    for (std::size_t layer = d.layers.size(); layer-- > 0;)
+      visit_block(d, layer, [&]<std::size_t I>(std::size_t, blackmamba::Dims const& dims) {
+        pass.layer = static_cast<Index>(layer);
+        Block<I>::backward(pass, dims, std::get<I>(p[layer]), std::get<I>(saved[layer]), d_residual, std::get<I>(g[layer]));
+      });
+  }
+
+  static void mixtures(Dims const& d, auto& p, auto& saved, auto&& visit) {
+    each_block(d, [&]<std::size_t I>(std::size_t layer, blackmamba::Dims const& dims) {
+      auto const here = [&](auto&&... parts) { visit(static_cast<Index>(layer), parts...); };
+      detail::block_mixtures<Block<I>>(dims, std::get<I>(p[layer]), std::get<I>(saved[layer]), here);
     });
   }
 
@@ -166,15 +238,17 @@ struct Mixed {
 
   /// visit<I>(layer, dims of the layer) for every layer in order, I being its alternative.
   static constexpr void each_block(Dims const& d, auto&& visit) {
-    for (std::size_t layer = 0; layer < d.layers.size(); ++layer) {
-      auto const& entry = d.layers[layer];
-      if (entry.alternative >= sizeof...(Blocks))
-        throw value_error(concat("layer ", layer, " is alternative ", entry.alternative, " of ", sizeof...(Blocks)));
-      [&]<std::size_t... I>(std::index_sequence<I...>) {
-        ((I == entry.alternative ? visit.template operator()<I>(layer, entry.dims) : void()), ...);
-      }
-      (std::index_sequence_for<Blocks...>{});
+    for (std::size_t layer = 0; layer < d.layers.size(); ++layer) visit_block(d, layer, visit);
+  }
+
+  static constexpr void visit_block(Dims const& d, std::size_t layer, auto&& visit) {
+    auto const& entry = d.layers[layer];
+    if (entry.alternative >= sizeof...(Blocks))
+      throw value_error(concat("layer ", layer, " is alternative ", entry.alternative, " of ", sizeof...(Blocks)));
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      ((I == entry.alternative ? visit.template operator()<I>(layer, entry.dims) : void()), ...);
     }
+    (std::index_sequence_for<Blocks...>{});
   }
 };
 

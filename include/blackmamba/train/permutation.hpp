@@ -7,7 +7,7 @@
 #include <blackmamba/core/random.hpp>
 #include <blackmamba/core/shape.hpp>
 
-namespace blackmamba::train {
+namespace blackmamba {
 
 /// A bijection of [0, count) that its key chooses: a Feistel network on pairs (l, r) of a × b ≥ count, each round of which adds to
 /// one half a random function of the other. A value that lands beyond `count` goes through again until it does not, which keeps the
@@ -49,4 +49,4 @@ class Permutation {
   Random key_;
 };
 
-}  // namespace blackmamba::train
+}  // namespace blackmamba

@@ -13,7 +13,7 @@
 #include <blackmamba/core/error.hpp>
 #include <blackmamba/core/shape.hpp>
 
-namespace blackmamba::train {
+namespace blackmamba {
 
 /// Text to learn from, whatever holds it: `documents()` of them, of `length(i)` tokens each; `read(i, begin, out)` copies
 /// `out.size()` tokens of document i from `begin` on, on any thread.
@@ -46,13 +46,13 @@ struct MemorySource {
 /// A selection from another source, which must outlive it and stay where it is: each document is a document of that one, or a
 /// stretch of one.
 template <TokenSource Source>
-class Part {
+class SourcePart {
  public:
   struct Piece {
     Index document, begin, length;
   };
 
-  explicit Part(Source const& source) : source_{&source} {}
+  explicit SourcePart(Source const& source) : source_{&source} {}
 
   Index documents() const { return static_cast<Index>(pieces_.size()); }
   Index length(Index i) const { return piece(i).length; }
@@ -79,10 +79,10 @@ struct SplitOptions {
   Index block = Index{1} << 15;  ///< tokens held out at one place: the larger, the fewer the places and the fewer the cuts
 };
 
-/// The parts of `split`: disjoint, and together the whole.
+/// The parts of `split_source`: disjoint, and together the whole.
 template <TokenSource Source>
-struct Split {
-  Part<Source> training, held_out;
+struct SourceSplit {
+  SourcePart<Source> training, held_out;
 };
 
 /// Holds out a share of the tokens, spread evenly over the source, the same ones on every machine and for every seed.
@@ -95,18 +95,18 @@ struct Split {
 ///
 /// Throws `value_error` if the share is outside [0, 1/2], `block` is below 1, or the share of the N tokens is less than one token.
 template <TokenSource Source>
-Split<Source> split(Source const& source, SplitOptions const& options = {}) {
+SourceSplit<Source> split_source(Source const& source, SplitOptions const& options = {}) {
   double const share = options.held_out;
-  check_value(share >= 0 && share <= 0.5, "split", "the held-out share is ", share, ", not within 0 and 0.5");
-  check_value(options.block >= 1, "split", "block is ", options.block, ", not at least 1");
+  check_value(share >= 0 && share <= 0.5, "split_source", "the held-out share is ", share, ", not within 0 and 0.5");
+  check_value(options.block >= 1, "split_source", "block is ", options.block, ", not at least 1");
   auto const total = static_cast<double>(total_tokens(source));
   double const zone = std::min(static_cast<double>(options.block), total * share);
-  check_value(share == 0 || zone >= 1, "split", "a share of ", share, " of ", static_cast<Index>(total),
+  check_value(share == 0 || zone >= 1, "split_source", "a share of ", share, " of ", static_cast<Index>(total),
               " tokens is less than one token to hold out");
   double const period = zone < static_cast<double>(options.block) ? total : zone / share;
   auto const longest = static_cast<Index>(zone);
 
-  Split<Source> out{Part<Source>{source}, Part<Source>{source}};
+  SourceSplit<Source> out{SourcePart<Source>{source}, SourcePart<Source>{source}};
   double place = 0;
   for (Index i = 0; i < source.documents(); ++i) {
     Index const length = source.length(i), pieces = share == 0 ? (length > 0) : ceil_div(length, longest);
@@ -123,4 +123,4 @@ Split<Source> split(Source const& source, SplitOptions const& options = {}) {
   return out;
 }
 
-}  // namespace blackmamba::train
+}  // namespace blackmamba

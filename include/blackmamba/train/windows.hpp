@@ -13,7 +13,7 @@
 #include <blackmamba/train/permutation.hpp>
 #include <blackmamba/train/source.hpp>
 
-namespace blackmamba::train {
+namespace blackmamba {
 
 /// The target of a position that has none: cross-entropy leaves it out.
 inline constexpr Token no_target = -100;
@@ -56,9 +56,9 @@ namespace detail {
 
 /// The documents of a source in a row that closes to a ring.
 template <TokenSource Source>
-class Ring {
+class TokenRing {
  public:
-  explicit Ring(Source const& source) : source_{&source} {
+  explicit TokenRing(Source const& source) : source_{&source} {
     begins_.reserve(static_cast<std::size_t>(source.documents()));
     for (Index i = 0; i < source.documents(); ++i)
       if (Index const length = source.length(i); length > 0) {
@@ -122,7 +122,7 @@ class Ring {
   Index size_ = 0;
 };
 
-inline void check_extents(char const* op, Index length, Index sequences) {
+inline void check_window_extents(char const* op, Index length, Index sequences) {
   check_value(length >= 1, op, "windows have length ", length, ", not at least 1");
   check_value(sequences >= 1, op, "a batch has ", sequences, " sequences, not at least 1");
   check_value(length <= std::numeric_limits<Index>::max() / (4 * Index{sizeof(Index)}) / sequences, op, sequences,
@@ -131,7 +131,7 @@ inline void check_extents(char const* op, Index length, Index sequences) {
 
 }  // namespace detail
 
-struct WindowOptions {
+struct TrainingWindowOptions {
   Index length = 256;   ///< L, tokens of a window
   Index sequences = 8;  ///< windows of a batch
   std::uint64_t seed = 0;
@@ -151,18 +151,18 @@ struct WindowOptions {
 /// The source must outlive the windows and stay where it is. Throws `value_error` with the numbers if the source is shorter than a
 /// window and its last target, or has no two tokens in one document.
 template <TokenSource Source>
-class Windows {
+class TrainingWindows {
  public:
-  Windows(Source const& source, WindowOptions const& options) : options_{options}, ring_{source} {
-    detail::check_extents("windows", options.length, options.sequences);
-    check_value(ring_.size() > options.length, "windows", "there are ", ring_.size(), " tokens to learn from, in ",
+  TrainingWindows(Source const& source, TrainingWindowOptions const& options) : options_{options}, ring_{source} {
+    detail::check_window_extents("training windows", options.length, options.sequences);
+    check_value(ring_.size() > options.length, "training windows", "there are ", ring_.size(), " tokens to learn from, in ",
                 ring_.documents(), " documents; windows of ", options.length, " need at least ", options.length + 1);
-    check_value(ring_.pairs() > 0, "windows", "none of the ", ring_.documents(),
+    check_value(ring_.pairs() > 0, "training windows", "none of the ", ring_.documents(),
                 " documents has two tokens, so there is nothing to predict");
     max_sequences_ = options.sequences * ring_.max_sequences(options.length);
   }
 
-  WindowOptions const& options() const { return options_; }
+  TrainingWindowOptions const& options() const { return options_; }
   Index tokens() const { return ring_.size(); }                                ///< N
   Index per_epoch() const { return ring_.size() / options_.length; }           ///< W, windows
   Index batch_tokens() const { return options_.length * options_.sequences; }  ///< n
@@ -175,8 +175,8 @@ class Windows {
   /// nothing; any number of threads may fill batches of their own. Throws `value_error` on a negative position and a batch of
   /// another size.
   void fill(Index position, TokenBatch& batch) const {
-    check_value(position >= 0, "windows", "the position is ", position, ", not at least 0");
-    check_value(batch.size() == batch_tokens() && batch.max_sequences() >= max_sequences_, "windows", "the batch holds ",
+    check_value(position >= 0, "training windows", "the position is ", position, ", not at least 0");
+    check_value(batch.size() == batch_tokens() && batch.max_sequences() >= max_sequences_, "training windows", "the batch holds ",
                 batch.size(), " tokens in at most ", batch.max_sequences(), " sequences, not ", batch_tokens(), " in at most ",
                 max_sequences_);
     batch.clear();
@@ -194,12 +194,12 @@ class Windows {
     return (offset + order(position % per_epoch()) * options_.length) % ring_.size();
   }
 
-  WindowOptions options_;
-  detail::Ring<Source> ring_;
+  TrainingWindowOptions options_;
+  detail::TokenRing<Source> ring_;
   Index max_sequences_;
 };
 
-struct EvaluationOptions {
+struct EvaluationWindowOptions {
   Index length = 256;   ///< L
   Index sequences = 8;  ///< windows of a batch
   Index windows = 0;    ///< at most this many, spread evenly over the source; 0: all
@@ -214,8 +214,8 @@ struct EvaluationOptions {
 template <TokenSource Source>
 class EvaluationWindows {
  public:
-  EvaluationWindows(Source const& source, EvaluationOptions const& options) : options_{options}, ring_{source} {
-    detail::check_extents("evaluation windows", options.length, options.sequences);
+  EvaluationWindows(Source const& source, EvaluationWindowOptions const& options) : options_{options}, ring_{source} {
+    detail::check_window_extents("evaluation windows", options.length, options.sequences);
     check_value(options.windows >= 0, "evaluation windows", "there are to be at most ", options.windows, ", not at least 0");
     check_value(ring_.pairs() > 0, "evaluation windows", "the held-out text has ", ring_.size(), " tokens in ", ring_.documents(),
                 " documents, no two in one, so there is nothing to predict");
@@ -225,7 +225,7 @@ class EvaluationWindows {
     max_sequences_ = options.sequences * ring_.max_sequences(options.length);
   }
 
-  EvaluationOptions const& options() const { return options_; }
+  EvaluationWindowOptions const& options() const { return options_; }
   Index tokens() const { return ring_.size(); }
   Index windows() const { return windows_; }
   Index batches() const { return ceil_div(windows_, options_.sequences); }
@@ -252,9 +252,9 @@ class EvaluationWindows {
   }
 
  private:
-  EvaluationOptions options_;
-  detail::Ring<Source> ring_;
+  EvaluationWindowOptions options_;
+  detail::TokenRing<Source> ring_;
   Index there_are_, windows_, max_sequences_;
 };
 
-}  // namespace blackmamba::train
+}  // namespace blackmamba

@@ -1,0 +1,165 @@
+#pragma once
+/// \file
+/// The loss of a batch and its gradient by every parameter.
+///
+///   loss = mean over valid targets of cross_entropy(logits, target) + what the routers add
+///
+/// Forward keeps what backward needs on a tape, an arena that is rewound when the pass ends; gradients lie in one flat array beside
+/// the weights and are added to, so a step may be several passes.
+
+#include <memory>
+
+#include <blackmamba/model/model.hpp>
+#include <blackmamba/ops/cross_entropy/backward.hpp>
+
+namespace blackmamba {
+
+/// What a pass may be told beside its tokens.
+struct GradientOptions {
+  View<Index const, 1> offsets{};  ///< packed sequences in the one row of the batch
+  Token ignore_index = -100;       ///< targets that do not count
+  double z_coefficient = 0;        ///< of the square of log Σ_v e^logit_v
+  Index targets = 0;               ///< valid targets that the mean is over, those of all passes of a step; 0: those of this pass
+  double auxiliary_scale = 1;      ///< of what the routers add: 1 / passes of a step
+  Mode mode = Mode::training;
+  std::uint64_t seed = 0;  ///< of the step, for routers that draw
+};
+
+/// What a pass says.
+template <class A>
+struct LossReport {
+  A loss_sum = A(0);     ///< of the cross-entropy over the valid targets, in nats, the z-loss included
+  Index targets = 0;     ///< that were valid
+  double auxiliary = 0;  ///< what the routers add to the loss, all layers
+
+  A loss() const { return targets ? loss_sum / static_cast<A>(targets) : A(0); }
+};
+
+/// Gradients of a model's weights, and the memory that computing them takes.
+///
+/// Deterministic: same tokens, same bits, on any number of threads. After the first pass of a shape nothing is allocated.
+template <class Net, Scalar T, Context Ctx>
+class Gradients {
+ public:
+  using A = accumulator_t<T>;
+  using Model = blackmamba::Model<Net, T, Ctx>;
+
+  /// The model must outlive this.
+  explicit Gradients(Model const& model, Keep keep = Keep::activations)
+      : model_{&model},
+        keep_{keep},
+        gradients_{model.dims()},
+        tape_{std::make_unique<Arena>()},
+        carry_{std::make_unique<Arena>()} {}
+
+  /// All of them, flat, beside `model.flat()`.
+  View<A, 1> flat() const { return gradients_.flat(); }
+  typename Net::template Params<A> const& params() const { return gradients_.params(); }
+
+  /// Runs a reader over the gradients, which have the parameters' names (see layers/walk.hpp).
+  template <class Reader>
+  void walk(Reader& reader) {
+    gradients_.walk(model_->dims(), reader);
+  }
+
+  /// Zeros, and so for what the routers carry over the passes of a step.
+  void begin_step() {
+    View<A, 1> const flat = gradients_.flat();
+    parallel_ranges(model_->ctx().threads(), flat.size(), Index{1} << 16, [&](Index begin, Index end) {
+      for (Index i = begin; i < end; ++i) flat.data()[i] = A(0);
+    });
+    mixtures([](Index, auto, Dims const&, auto&, auto& saved) {
+      if (!saved.load) return;
+      for (Index e = 0; e < saved.load.extent(0); ++e) saved.load(e) = 0, saved.observed(e) = A(0);
+      saved.tokens = 0;
+    });
+  }
+
+  /// Adds the gradient of the loss of tokens (B, L) against targets (B, L), and says what the loss is. `after` is called while what
+  /// the pass kept is still there: the place to read `mixtures`.
+  /// Throws `shape_error` on shapes that disagree, `value_error` on a token or target outside the vocabulary, naming its place.
+  template <class After>
+  LossReport<A> add(View<Token const, 2> tokens, View<Token const, 2> targets, GradientOptions const& options, After&& after) {
+    auto const& ctx = model_->ctx();
+    auto const& dims = model_->dims();
+    auto const& p = model_->params();
+    Index const B = tokens.extent(0), L = tokens.extent(1);
+    check_shape("gradients", "targets", targets, tokens.shape(), "tokens");
+    auto const tape_scope = tape_->scope();
+    auto const scope = ctx.scratch().scope();
+    Pass<Ctx, T> const pass{.ctx = ctx,
+                            .offsets = options.offsets,
+                            .mode = options.mode,
+                            .seed = options.seed,
+                            .tape = tape_.get(),
+                            .keep = keep_,
+                            .carry = carry_.get(),
+                            .auxiliary_scale = options.auxiliary_scale};
+    auto const y = tape_->template take<T>(Shape<3>{B, L, dims.d_model});
+    Net::hidden(pass, dims, p, tokens, y, saved_);
+
+    auto const d_y = ctx.scratch().template take<T>(y.shape());
+    auto report = output_loss(pass, y.rows(), targets.reshaped(Shape<1>{targets.size()}), options, d_y.rows());
+    Net::backward(pass, dims, p, saved_, tokens, d_y, gradients_.params());
+    mixtures([&](Index, auto, Dims const&, auto&, auto& saved) { report.auxiliary += saved.report.loss + saved.report.z_loss; });
+    after();
+    return report;
+  }
+  LossReport<A> add(View<Token const, 2> tokens, View<Token const, 2> targets, GradientOptions const& options = {}) {
+    return add(tokens, targets, options, [] {});
+  }
+
+  /// visit(layer, Type<mixture>{}, dims of the layer, its parameters, what it saved) for every mixture that a pass has run through.
+  template <class Visit>
+  void mixtures(Visit&& visit) {
+    if (saved_.body.empty()) return;
+    Net::body::mixtures(model_->dims(), model_->params().body, saved_.body, visit);
+  }
+
+  Arena& tape() { return *tape_; }
+
+ private:
+  /// The loss, and d_y from it, a bounded number of rows of logits at a time.
+  LossReport<A> output_loss(Pass<Ctx, T> const& pass, View<T, 2> y, View<Token const, 1> targets, GradientOptions const& options,
+                            View<T, 2> d_y) {
+    constexpr Index elements = Index{1} << 21;
+    auto const& dims = model_->dims();
+    Index const rows = y.extent(0);
+    Index const at_once = std::min(rows, std::max(Index{64}, elements / dims.vocab));
+    LossReport<A> report;
+    for (Index i = 0; i < rows; ++i) report.targets += targets[i] != options.ignore_index;
+    Index const mean_over = options.targets ? options.targets : report.targets;
+    auto const logits = pass.ctx.scratch().template take<T>(Shape<2>{at_once, dims.vocab});
+    auto const losses = pass.ctx.scratch().template take<A>(Shape<1>{at_once});
+    for (Index begin = 0; begin < rows; begin += at_once) {
+      Index const n = std::min(at_once, rows - begin);
+      auto const x = y.slice(0, begin, n);
+      auto const part = logits.slice(0, 0, n);
+      auto const part_targets = targets.slice(0, begin, n);
+      auto const part_losses = losses.slice(0, 0, n);
+      Net::output(pass, dims, model_->params(), x, part);
+      cross_entropy(pass.ctx, CrossEntropyArgs<T>{.logits = part,
+                                                  .targets = part_targets,
+                                                  .ignore_index = options.ignore_index,
+                                                  .z_coefficient = options.z_coefficient,
+                                                  .losses = part_losses});
+      for (Index i = 0; i < n; ++i) report.loss_sum += part_losses[i];
+      cross_entropy_backward(pass.ctx, CrossEntropyBackwardArgs<T>{.logits = part,
+                                                                   .targets = part_targets,
+                                                                   .ignore_index = options.ignore_index,
+                                                                   .z_coefficient = options.z_coefficient,
+                                                                   .scale = mean_over ? 1.0 / static_cast<double>(mean_over) : 0.0,
+                                                                   .d_logits = part});
+      Net::output_backward(pass, dims, model_->params(), x, part, d_y.slice(0, begin, n), gradients_.params());
+    }
+    return report;
+  }
+
+  Model const* model_;
+  Keep keep_;
+  Weights<Net, A> gradients_;
+  std::unique_ptr<Arena> tape_, carry_;
+  typename Net::template Saved<T> saved_{};
+};
+
+}  // namespace blackmamba

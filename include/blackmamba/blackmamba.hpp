@@ -114,7 +114,9 @@
 #include <blackmamba/generate/options.hpp>
 #include <blackmamba/generate/score.hpp>
 
+#include <blackmamba/train/optimiser.hpp>
 #include <blackmamba/train/permutation.hpp>
+#include <blackmamba/train/schedule.hpp>
 #include <blackmamba/train/source.hpp>
 #include <blackmamba/train/specialisation.hpp>
 #include <blackmamba/train/telemetry.hpp>

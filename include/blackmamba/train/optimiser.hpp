@@ -3,6 +3,7 @@
 /// AdamW over the flat arrays of a model: masters and moments, clipping by the global norm, and what a checkpoint keeps of them.
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <type_traits>
@@ -84,11 +85,12 @@ class AdamW {
   using A = accumulator_t<T>;
   static constexpr bool has_masters = !std::is_same_v<T, A>;
 
-  /// Starts from the weights as they are: see `restart`. The array must outlive this; `segments` say what of it is trained and are
-  /// those of `parameter_segments`. Throws `value_error` on options that make no sense.
+  /// Starts from the weights as they are: see `restart`. The array is contiguous and must outlive this; `segments` say what of it
+  /// is trained and are those of `parameter_segments`. Throws `value_error` on options that make no sense.
   AdamW(View<T, 1> weights, std::vector<AdamWSegment> segments, AdamWOptions const& options = {})
       : weights_{weights}, segments_{std::move(segments)}, options_{options}, memory_{std::make_unique<Arena>()} {
     check_adamw_options(options);
+    check_value(weights.contiguous(), "optimiser", "the weights have gaps: a stride of ", weights.stride(0));
     memory_->reserve(static_cast<std::size_t>(memory_bytes(weights.size())));
     if constexpr (has_masters)
       master_ = memory_->template take<A>(weights.shape());
@@ -124,17 +126,17 @@ class AdamW {
   AdamWResult step(Ctx const& ctx, std::type_identity_t<View<A const, 1>> gradients, double learning_rate,
                    double gradient_scale = 1) {
     constexpr char const* op = "optimiser";
-    check_shape(op, "gradients", gradients, weights_.shape(), "the weights");
+    check_shape(op, "gradients", gradients, weights_.shape(), "weights");
     check_value(gradient_scale > 0, op, "gradient_scale is ", gradient_scale, ", not above 0");
     check_value(learning_rate >= 0 && std::isfinite(learning_rate), op, "learning_rate is ", learning_rate);
     AdamWResult result;
     result.gradient_norm = gradient_scale * std::sqrt(static_cast<double>(sum_squares(ctx, SumSquaresArgs<A>{.x = gradients})));
+    if (!std::isfinite(result.gradient_norm)) return result;
     if (options_.clip > 0 && result.gradient_norm > options_.clip) result.clip_factor = options_.clip / result.gradient_norm;
-    // A square that overflows would leave an infinite moment, which no later gradient mends. Wrong for NaN, which is what is
-    // wanted.
+    // A square that overflows would leave an infinite moment, which no later gradient mends.
     double const longest = std::sqrt(static_cast<double>(std::numeric_limits<A>::max()));
-    result.applied = std::isfinite(result.gradient_norm) && result.gradient_norm * result.clip_factor < longest;
-    if (!result.applied) return result;
+    if (result.gradient_norm * result.clip_factor >= longest) return result;
+    result.applied = true;
     adamw(ctx, AdamWArgs<T>{.master = master_,
                             .gradient = gradients,
                             .first = first_,

@@ -128,6 +128,7 @@
 #include <blackmamba/verify/inputs.hpp>
 #include <blackmamba/verify/placement.hpp>
 #include <blackmamba/verify/problems/activation.hpp>
+#include <blackmamba/verify/problems/adamw.hpp>
 #include <blackmamba/verify/problems/causal_conv1d.hpp>
 #include <blackmamba/verify/problems/expert_mlp.hpp>
 #include <blackmamba/verify/problems/layer_norm.hpp>

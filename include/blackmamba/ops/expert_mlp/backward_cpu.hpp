@@ -30,9 +30,8 @@ void expert_mlp_backward_on(Ctx const& ctx, ExpertMlpBackwardArgs<T> const& a) {
   Index const E = a.fc1.extent(0), F1 = a.fc1.extent(1), F = a.fc2.extent(2);
   // Enough rows to pay for reading an expert's weights and writing their gradients again, few enough to keep the hidden rows near.
   constexpr Index tile = 256;
-  Index most = 0;
-  for (Index e = 0; e < E; ++e) most = std::max(most, a.offsets(e + 1) - a.offsets(e));
-  most = std::min(most, tile);
+  // However the rows are spread, so that what a pass takes can be told beforehand.
+  Index const most = std::min(a.x.extent(0), tile);
   auto const scope = ctx.scratch().scope();
   auto const hidden_rows = ctx.scratch().template take<T>(Shape<2>{most, F1});
   auto const active_rows = ctx.scratch().template take<T>(Shape<2>{most, F});

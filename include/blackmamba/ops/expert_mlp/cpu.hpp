@@ -19,10 +19,10 @@ void expert_mlp_on(Ctx const& ctx, ExpertMlpArgs<T> const& a) {
   Index const E = a.fc1.extent(0), F1 = a.fc1.extent(1), F = a.fc2.extent(2);
   // Enough rows to pay for reading an expert's weights again, few enough to keep the hidden rows near the cores.
   constexpr Index tile = 256;
-  Index most = 0;
-  for (Index e = 0; e < E; ++e) most = std::max(most, a.offsets(e + 1) - a.offsets(e));
+  // However the rows are spread, so that what a pass takes can be told beforehand.
+  Index const most = std::min(a.x.extent(0), tile);
   auto const scope = ctx.scratch().scope();
-  auto const hidden_rows = ctx.scratch().template take<T>(Shape<2>{std::min(most, tile), F1});
+  auto const hidden_rows = ctx.scratch().template take<T>(Shape<2>{most, F1});
 
   for (Index e = 0; e < E; ++e)
     for (Index begin = a.offsets(e); begin < a.offsets(e + 1); begin += tile) {

@@ -90,6 +90,7 @@
 #include <blackmamba/io/checkpoint.hpp>
 #include <blackmamba/io/config.hpp>
 #include <blackmamba/io/config_reader.hpp>
+#include <blackmamba/io/config_router.hpp>
 #include <blackmamba/io/config_writer.hpp>
 #include <blackmamba/io/corpus.hpp>
 #include <blackmamba/io/corpus_files.hpp>

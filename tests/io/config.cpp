@@ -211,12 +211,45 @@ TEST_CASE("config: what is written reads back as the same, in every family") {
   CHECK(folder.names() == std::vector<std::string>{"config.json"});
 }
 
+TEST_CASE("config: a router by name with its options, many experts and shared ones come back") {
+  auto config = parse(blackmamba_text());
+  CHECK(config.dims.router == RouterOptions{});
+  CHECK(io::to_json(config).find("router") == std::string::npos);
+  for (auto& layer : config.layers)
+    if (layer.feed_forward == io::FeedForward::mixture) layer.experts = 16;
+  config.dims.n_experts = 16, config.dims.top_k = 4, config.dims.shared = 2;
+  config.dims.router = {.kind = Routers::index("topk"),
+                        .normalise = false,
+                        .capacity_factor = 1.25,
+                        .z_coefficient = 0.1,
+                        .balance = 0.3,
+                        .scope = BalanceScope::global,
+                        .rate = 0.7,
+                        .groups = 4,
+                        .groups_kept = 2,
+                        .iterations = 9};
+  CHECK(parse(io::to_json(config)) == config);
+}
+
+TEST_CASE("config: a router that there is not, and options that it cannot have, are refused with their values") {
+  auto const with = [](char const* more) { return blackmamba_text().insert(1, more); };
+  auto const refused = [&](char const* more, char const* why) {
+    INFO(more);
+    CHECK_THROWS_WITH_AS(parse(with(more)), doctest::Contains(why), file_error);
+  };
+  refused("\"router\": \"none\",", "there is no \"none\"; the routers are top1, topk");
+  refused("\"router_options\": 3,", "is not an object");
+  refused("\"router_options\": {\"speed\": 1},", "has 'speed', which is no option");
+  refused("\"router_options\": {\"rate\": \"x\"},", "is not a number");
+  refused("\"router_options\": {\"rate\": -1},", "rate is -1, not at least 0");
+  refused("\"router_options\": {\"groups\": 3},", "groups must divide the experts");
+  refused("\"router_options\": {\"scope\": \"town\"},", "is not batch, sequence or global");
+  refused("\"num_experts\": 0,", "num_experts");
+  refused("\"top_k\": 99,", "top_k is 99, more than the 8 experts of a layer");
+}
+
 TEST_CASE("config: what the published form has no place for is refused, not lost") {
   auto config = parse(blackmamba_text());
-  config.layers[1].experts = 16;
-  CHECK_THROWS_WITH_AS(io::to_json(config),
-                       "write_config: layer 1 has 16 experts; the published form has one digit for them, 1 to 9", value_error);
-  config = parse(blackmamba_text());
   config.dims.norm_epsilon = 1e-6;
   CHECK_THROWS_WITH_AS(io::to_json(config),
                        "write_config: norm_epsilon is 1e-06, which config.json has no place for: it would be read as 1e-05",

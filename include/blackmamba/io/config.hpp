@@ -12,6 +12,7 @@
 
 #include <blackmamba/io/atomic_file.hpp>
 #include <blackmamba/io/config_reader.hpp>
+#include <blackmamba/io/config_router.hpp>
 #include <blackmamba/io/model_config.hpp>
 
 namespace blackmamba::io {
@@ -55,9 +56,9 @@ inline std::string text_of_layer(LayerSpec const& spec, std::size_t layer) {
     case FeedForward::mixture:
       break;
   }
-  if (spec.experts < 1 || spec.experts > 9)
-    fail("has ", spec.experts, " experts; the published form has one digit for them, 1 to 9");
-  return spec.experts == 1 ? block + "21" : concat(block, spec.experts);
+  if (spec.experts < 1) fail("has ", spec.experts, " experts, not at least 1");
+  // The form has one digit; where that is too few, `num_experts` says the number.
+  return spec.experts == 1 ? block + "21" : concat(block, std::min(spec.experts, Index{9}));
 }
 
 inline Activation activation_from_name(ConfigReader const& in, std::string const& key) {
@@ -95,6 +96,7 @@ inline ModelConfig blackmamba_config(ConfigReader const& in) {
                                        : layer_from_text(texts[static_cast<std::size_t>(i)], i, in.file()));
     d.n_experts = std::max(d.n_experts, out.layers.back().experts);
   }
+  read_mixture_extensions(in, out);
   return out;
 }
 
@@ -179,8 +181,8 @@ inline ModelConfig read_config(std::filesystem::path const& path) {
 
 /// The text of a `config.json` of the same family, which reads back as the same configuration.
 ///
-/// Sizes that `Dims` leaves at 0 are written as what they mean. Throws `value_error` if the form has no place for something: more
-/// than 9 experts in BlackMamba's, an epsilon of its own, a rank that does not follow from d_model.
+/// Sizes that `Dims` leaves at 0 are written as what they mean. Throws `value_error` if the form has no place for something: layers
+/// of 10 and of other numbers of experts, an epsilon of its own, a rank that does not follow from d_model.
 std::string to_json(ModelConfig const& config);
 
 /// Writes `to_json(config)`, atomically.

@@ -113,6 +113,12 @@ class ConfigReader {
     return out;
   }
 
+  Json const& object(std::string const& key) const {
+    Json const& value = required(key);
+    if (!value.is_object()) fail(key, "is not an object");
+    return value;
+  }
+
   /// `count` numbers, infinities allowed.
   std::vector<double> numbers(std::string const& key, std::size_t count) const {
     Json const& list = required(key);

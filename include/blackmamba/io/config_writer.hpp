@@ -36,6 +36,7 @@ inline Json blackmamba_json(ModelConfig const& config) {
   // The published loader asks for this key and never looks at its value.
   out["max_sequence_length"] = config.max_sequence_length ? Json(config.max_sequence_length) : Json(nullptr);
   if (config.activation != Activation::gelu_erf) out["activation"] = to_string(config.activation);
+  write_mixture_extensions(config, out);
   return out;
 }
 
@@ -83,6 +84,7 @@ inline void check_written(ModelConfig const& config, ModelConfig const& back) {
   check("linear_bias", a.linear_bias, b.linear_bias), check("output_bias", a.output_bias, b.output_bias),
       check("tied", a.tied, b.tied);
   check("d_ffn", a.d_ffn, b.d_ffn), check("gated", config.gated, back.gated);
+  check("shared", a.shared, b.shared);
   check("max_sequence_length", config.max_sequence_length, back.max_sequence_length);
   check("activation", std::string{to_string(config.activation)}, std::string{to_string(back.activation)});
   if (config != back) throw value_error("write_config: the layers are not those of a network of this family");

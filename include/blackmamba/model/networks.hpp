@@ -8,7 +8,7 @@
 #include <blackmamba/layers/mlp.hpp>
 #include <blackmamba/layers/moe.hpp>
 #include <blackmamba/layers/residual.hpp>
-#include <blackmamba/layers/routers/top1_sigmoid.hpp>
+#include <blackmamba/layers/routers/list.hpp>
 #include <blackmamba/model/count.hpp>
 #include <blackmamba/model/stack.hpp>
 
@@ -18,8 +18,9 @@ namespace blackmamba {
 template <class R = Top1Sigmoid, class E = GeGlu>
 using BlackMamba = Stack<Repeat<Residual<RmsNorm, Mamba>, Residual<RmsNorm, MoE<R, E>>>>;
 
-/// Whatever a published configuration may hold, layer by layer. The order of the alternatives is that of `Alternative`.
-template <class R = Top1Sigmoid, class E = ConfiguredUnit>
+/// Whatever a published configuration may hold, layer by layer, with the router that its sizes name. The order of the alternatives
+/// is that of `Alternative`.
+template <class R = ConfiguredRouter, class E = ConfiguredUnit>
 using PublishedMixture = Stack<Mixed<Residual<RmsNorm, Mamba>, Residual<RmsNorm, MoE<R, E>>, Residual<RmsNorm, Mlp<E>>,
                                      ParallelResidual<RmsNorm, Mamba, MoE<R, E>>, ParallelResidual<RmsNorm, Mamba, Mlp<E>>>>;
 

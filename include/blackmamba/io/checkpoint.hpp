@@ -98,7 +98,8 @@ inline std::optional<Checkpoint> newest_checkpoint(std::filesystem::path const& 
 /// by it.
 ///
 /// Making one creates the folder if it is not there, locks it against other writers (the system drops the lock with the process),
-/// and removes what killed runs left half-written. Every failure is a `file_error` with path and reason.
+/// and removes what killed runs left: half-written ones, and old ones beyond `keep`. Every failure is a `file_error` with path and
+/// reason.
 class CheckpointWriter {
  public:
   /// \param keep  how many of the last checkpoints stay; at least 1
@@ -108,6 +109,7 @@ class CheckpointWriter {
     if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
       throw file_error(concat(folder_.string(), ": another run is writing its checkpoints here"));
     remove_leftovers();
+    remove_old();
   }
 
   std::filesystem::path const& folder() const { return folder_; }
@@ -115,15 +117,16 @@ class CheckpointWriter {
   /// Writes a checkpoint: `write(path)` puts its files, and folders if it likes, below `path`. Returns where it is then.
   ///
   /// If `write` throws, or the disk is full, nothing of the checkpoint remains, those before it are as they were, and the exception
-  /// goes on. Throws `value_error` on a negative step, `file_error` if there is a checkpoint of this step already.
+  /// goes on. Throws `value_error` on a negative step, `file_error` if there is a checkpoint of this step or a later one. Failures
+  /// to renew `latest` and to remove old checkpoints are thrown after the new one has its name.
   template <class Write>
   requires std::is_invocable_v<Write&, std::filesystem::path const&> std::filesystem::path save(Index step, Write&& write) {
     check_value(step >= 0, "checkpoint", "the step is ", step, ", not at least 0");
     auto const name = detail::checkpoint_name(step);
     auto const target = folder_ / name;
-    std::error_code ignored;
-    if (std::filesystem::exists(std::filesystem::symlink_status(target, ignored)))
-      throw file_error(concat(target.string(), ": is there already"));
+    if (auto const newest = newest_checkpoint(folder_); newest && newest->step >= step)
+      throw file_error(concat(folder_.string(), ": holds a checkpoint of step ", newest->step, ", so one of step ", step,
+                              " would not be the newest"));
     {
       Leftover partial{folder_ / concat(name, partial_mark, static_cast<Index>(::getpid()))};
       if (::mkdir(partial.path.c_str(), 0777) != 0) detail::fail_at(partial.path, "cannot be made", errno);
@@ -157,7 +160,7 @@ class CheckpointWriter {
     int const opened = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (opened < 0) detail::fail_at(folder, "cannot be opened", errno);
     // Better now than after the first thousand steps.
-    if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    if (::faccessat(AT_FDCWD, folder.c_str(), W_OK | X_OK, AT_EACCESS) != 0) {
       int const reason = errno;
       ::close(opened);
       detail::fail_at(folder, "cannot be written to", reason);

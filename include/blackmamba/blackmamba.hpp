@@ -28,7 +28,7 @@
 #include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
-#include <blackmamba/ops/copy/copy.hpp>
+#include <blackmamba/ops/convert/convert.hpp>
 #include <blackmamba/ops/cross_entropy/backward.hpp>
 #include <blackmamba/ops/cross_entropy/cross_entropy.hpp>
 #include <blackmamba/ops/decay/backward.hpp>
@@ -121,6 +121,7 @@
 #include <blackmamba/train/source.hpp>
 #include <blackmamba/train/specialisation.hpp>
 #include <blackmamba/train/telemetry.hpp>
+#include <blackmamba/train/trainer.hpp>
 #include <blackmamba/train/windows.hpp>
 
 #include <blackmamba/verify/check.hpp>

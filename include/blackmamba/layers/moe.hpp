@@ -19,6 +19,8 @@
 #include <blackmamba/ops/dispatch/load.hpp>
 #include <blackmamba/ops/expert_mlp/backward.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
+#include <blackmamba/ops/route/capacity.hpp>
+#include <blackmamba/ops/route/losses.hpp>
 
 namespace blackmamba {
 
@@ -211,6 +213,11 @@ struct MoE {
       s.tokens += tokens;
       expert_load(pass.ctx, ExpertLoadArgs{.experts = s.experts, .load = s.load});
     }
+    if (pass.mode == Mode::training && d.router.capacity_factor > 0)
+      s.report.dropped =
+          limit_capacity(pass.ctx, LimitCapacityArgs{.experts = s.experts,
+                                                     .n_experts = X,
+                                                     .capacity = expert_capacity(d.router.capacity_factor, tokens, d.top_k, X)});
     dispatch(pass.ctx, DispatchArgs{.experts = s.experts, .offsets = s.offsets, .order = s.order, .places = s.places});
   }
 
@@ -252,6 +259,10 @@ struct MoE {
                                                                     .observed = s.observed,
                                                                     .scale = pass.auxiliary_scale,
                                                                     .d_logits = d_logits}));
+    if (double const z = d.router.z_coefficient; z > 0)
+      s.report.z_loss =
+          z * static_cast<double>(router_z_loss(
+                  pass.ctx, RouterZLossArgs<T>{.logits = s.logits, .scale = z * pass.auxiliary_scale, .d_logits = d_logits}));
   }
 };
 

@@ -16,7 +16,7 @@
 
 #include <blackmamba/layers/concepts.hpp>
 #include <blackmamba/ops/add/add.hpp>
-#include <blackmamba/ops/copy/copy.hpp>
+#include <blackmamba/ops/convert/convert.hpp>
 
 namespace blackmamba {
 
@@ -34,7 +34,7 @@ template <class Ctx, Scalar T>
 View<accumulator_t<T>, 3> keep_stream(Pass<Ctx, T> const& pass, View<accumulator_t<T>, 3> residual) {
   using A = accumulator_t<T>;
   auto const kept = pass.tape->template take<A>(residual.shape());
-  copy(pass.ctx, CopyArgs<A, A>{.x = residual.rows(), .y = kept.rows()});
+  convert(pass.ctx, ConvertArgs<A, A>{.x = residual.rows(), .y = kept.rows()});
   return kept;
 }
 
@@ -42,7 +42,7 @@ View<accumulator_t<T>, 3> keep_stream(Pass<Ctx, T> const& pass, View<accumulator
 template <class Ctx, Scalar T>
 View<T, 3> gradient_of_output(Pass<Ctx, T> const& pass, View<accumulator_t<T>, 3> d_residual) {
   auto const d_y = pass.ctx.scratch().template take<T>(d_residual.shape());
-  copy(pass.ctx, CopyArgs<accumulator_t<T>, T>{.x = d_residual.rows(), .y = d_y.rows()});
+  convert(pass.ctx, ConvertArgs<accumulator_t<T>, T>{.x = d_residual.rows(), .y = d_y.rows()});
   return d_y;
 }
 

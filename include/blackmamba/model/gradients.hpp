@@ -80,33 +80,31 @@ class Gradients {
   /// Throws `shape_error` on shapes that disagree, `value_error` on a token or target outside the vocabulary, naming its place.
   template <class After>
   LossReport<A> add(View<Token const, 2> tokens, View<Token const, 2> targets, GradientOptions const& options, After&& after) {
-    auto const& ctx = model_->ctx();
-    auto const& dims = model_->dims();
-    auto const& p = model_->params();
-    Index const B = tokens.extent(0), L = tokens.extent(1);
-    check_shape("gradients", "targets", targets, tokens.shape(), "tokens");
     auto const tape_scope = tape_->scope();
-    auto const scope = ctx.scratch().scope();
-    Pass<Ctx, T> const pass{.ctx = ctx,
-                            .offsets = options.offsets,
-                            .mode = options.mode,
-                            .seed = options.seed,
-                            .tape = tape_.get(),
-                            .keep = keep_,
-                            .carry = carry_.get(),
-                            .auxiliary_scale = options.auxiliary_scale};
-    auto const y = tape_->template take<T>(Shape<3>{B, L, dims.d_model});
-    Net::hidden(pass, dims, p, tokens, y, saved_);
-
-    auto const d_y = ctx.scratch().template take<T>(y.shape());
-    auto report = output_loss(pass, y.rows(), targets.reshaped(Shape<1>{targets.size()}), options, d_y.rows());
-    Net::backward(pass, dims, p, saved_, tokens, d_y, gradients_.params());
+    auto const scope = model_->ctx().scratch().scope();
+    auto const pass = pass_of(options);
+    auto const y = hidden(pass, tokens, targets);
+    auto const d_y = model_->ctx().scratch().template take<T>(y.shape());
+    auto report = output_loss(pass, y.rows(), targets, options, d_y.rows());
+    Net::backward(pass, model_->dims(), model_->params(), saved_, tokens, d_y, gradients_.params());
     mixtures([&](Index, auto, Dims const&, auto&, auto& saved) { report.auxiliary += saved.report.loss + saved.report.z_loss; });
     after();
     return report;
   }
   LossReport<A> add(View<Token const, 2> tokens, View<Token const, 2> targets, GradientOptions const& options = {}) {
     return add(tokens, targets, options, [] {});
+  }
+
+  /// The loss alone, without what the routers add; no gradient changes.
+  template <class After>
+  LossReport<A> loss(View<Token const, 2> tokens, View<Token const, 2> targets, GradientOptions const& options, After&& after) {
+    auto const tape_scope = tape_->scope();
+    auto const scope = model_->ctx().scratch().scope();
+    auto const pass = pass_of(options);
+    auto const y = hidden(pass, tokens, targets);
+    auto const report = output_loss(pass, y.rows(), targets, options, {});
+    after();
+    return report;
   }
 
   /// visit(layer, Type<mixture>{}, dims of the layer, its parameters, what it saved) for every mixture that a pass has run through.
@@ -119,9 +117,29 @@ class Gradients {
   Arena& tape() { return *tape_; }
 
  private:
-  /// The loss, and d_y from it, a bounded number of rows of logits at a time.
-  LossReport<A> output_loss(Pass<Ctx, T> const& pass, View<T, 2> y, View<Token const, 1> targets, GradientOptions const& options,
+  Pass<Ctx, T> pass_of(GradientOptions const& options) const {
+    return {.ctx = model_->ctx(),
+            .offsets = options.offsets,
+            .mode = options.mode,
+            .seed = options.seed,
+            .tape = tape_.get(),
+            .keep = keep_,
+            .carry = carry_.get(),
+            .auxiliary_scale = options.auxiliary_scale};
+  }
+
+  /// What the output reads, on the tape.
+  View<T, 3> hidden(Pass<Ctx, T> const& pass, View<Token const, 2> tokens, View<Token const, 2> targets) {
+    check_shape("gradients", "targets", targets, tokens.shape(), "tokens");
+    auto const y = tape_->template take<T>(Shape<3>{tokens.extent(0), tokens.extent(1), model_->dims().d_model});
+    Net::hidden(pass, model_->dims(), model_->params(), tokens, y, saved_);
+    return y;
+  }
+
+  /// The loss, and d_y from it if there is a d_y, a bounded number of rows of logits at a time.
+  LossReport<A> output_loss(Pass<Ctx, T> const& pass, View<T, 2> y, View<Token const, 2> of_rows, GradientOptions const& options,
                             View<T, 2> d_y) {
+    auto const targets = of_rows.reshaped(Shape<1>{of_rows.size()});
     constexpr Index elements = Index{1} << 21;
     auto const& dims = model_->dims();
     Index const rows = y.extent(0);
@@ -144,6 +162,7 @@ class Gradients {
                                                   .z_coefficient = options.z_coefficient,
                                                   .losses = part_losses});
       for (Index i = 0; i < n; ++i) report.loss_sum += part_losses[i];
+      if (!d_y) continue;
       cross_entropy_backward(pass.ctx, CrossEntropyBackwardArgs<T>{.logits = part,
                                                                    .targets = part_targets,
                                                                    .ignore_index = options.ignore_index,

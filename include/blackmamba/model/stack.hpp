@@ -9,7 +9,7 @@
 #include <blackmamba/layers/concepts.hpp>
 #include <blackmamba/layers/norm.hpp>
 #include <blackmamba/model/repeat.hpp>
-#include <blackmamba/ops/copy/copy.hpp>
+#include <blackmamba/ops/convert/convert.hpp>
 #include <blackmamba/ops/embedding/backward.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
 
@@ -98,7 +98,7 @@ struct Stack {
     N::backward(pass, d, p.norm, saved.residual.rows(), d_y.rows(), d_residual.rows(), g.norm);
     Body::backward(pass, d, p.body, saved.body, d_residual, g.body);
     auto const d_embedded = scratch.template take<T>(d_y.shape());
-    copy(pass.ctx, CopyArgs<accumulator_t<T>, T>{.x = d_residual.rows(), .y = d_embedded.rows()});
+    convert(pass.ctx, ConvertArgs<accumulator_t<T>, T>{.x = d_residual.rows(), .y = d_embedded.rows()});
     embedding_backward(pass.ctx,
                        EmbeddingBackwardArgs<T>{.tokens = pass.tokens, .d_y = d_embedded.rows(), .d_weight = g.embedding});
   }

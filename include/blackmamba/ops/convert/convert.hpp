@@ -9,31 +9,31 @@
 
 namespace blackmamba {
 
-/// Arguments of `copy`.
+/// Arguments of `convert`.
 template <Scalar From, Scalar To>
-struct CopyArgs {
+struct ConvertArgs {
   View<From const, 2> x{};  ///< (rows, D)
   View<To, 2> y{};          ///< (rows, D)
 };
 
 namespace detail {
 
-struct copy_fn {
+struct convert_fn {
   template <class Ctx, Scalar From, Scalar To>
-  void operator()(Ctx const& ctx, CopyArgs<From, To> const& args) const {
-    check_shape("copy", "y", args.y, args.x.shape(), "x");
-    ProfileRange const range{"copy"};
-    copy_on(ctx, args);
+  void operator()(Ctx const& ctx, ConvertArgs<From, To> const& args) const {
+    check_shape("convert", "y", args.y, args.x.shape(), "x");
+    ProfileRange const range{"convert"};
+    convert_on(ctx, args);
   }
 };
 
 template <Scalar From, Scalar To>
-void copy_row(CopyArgs<From, To> const& args, Index r) {
+void convert_row(ConvertArgs<From, To> const& args, Index r) {
   for (Index i = 0; i < args.y.extent(1); ++i) {
     if constexpr (std::is_same_v<From, To>)
       args.y(r, i) = args.x(r, i);
     else
-      args.y(r, i) = static_cast<To>(widen(args.x(r, i)));
+      args.y(r, i) = static_cast<To>(static_cast<accumulator_t<To>>(widen(args.x(r, i))));
   }
 }
 
@@ -43,19 +43,19 @@ void copy_row(CopyArgs<From, To> const& args, Index r) {
 /// mixer reads it in the storage scalar.
 ///
 /// Shapes: (rows, D) both, any strides. No aliasing. Does not synchronise. Throws `shape_error` on shapes that disagree.
-inline constexpr detail::copy_fn copy{};
+inline constexpr detail::convert_fn convert{};
 
 /// Row after row.
 template <Scalar From, Scalar To>
-void copy_on(Reference const&, CopyArgs<From, To> const& args) {
-  for (Index r = 0; r < args.y.extent(0); ++r) detail::copy_row(args, r);
+void convert_on(Reference const&, ConvertArgs<From, To> const& args) {
+  for (Index r = 0; r < args.y.extent(0); ++r) detail::convert_row(args, r);
 }
 
 /// Rows shared among the threads.
 template <Scalar From, Scalar To>
-void copy_on(Cpu const& ctx, CopyArgs<From, To> const& args) {
+void convert_on(Cpu const& ctx, ConvertArgs<From, To> const& args) {
   parallel_ranges(ctx.threads(), args.y.extent(0), 1 + (Index{1} << 15) / (args.y.extent(1) + 1), [&](Index begin, Index end) {
-    for (Index r = begin; r < end; ++r) detail::copy_row(args, r);
+    for (Index r = begin; r < end; ++r) detail::convert_row(args, r);
   });
 }
 

@@ -1,0 +1,303 @@
+#pragma once
+/// \file
+/// A model that learns: steps over batches of tokens, what its routers move afterwards, and what both are told of.
+///
+///   gradient = Σ over passes of d (cross-entropy summed over valid targets + targets · what the routers add)
+///   weights ← AdamW(weights, gradient / valid targets of all passes)
+///   routers update their memory from the load of the step
+///
+/// So a step over several passes is a step over one batch with all of their targets, whatever part of them each pass has.
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <blackmamba/model/gradients.hpp>
+#include <blackmamba/train/optimiser.hpp>
+#include <blackmamba/train/schedule.hpp>
+#include <blackmamba/train/specialisation.hpp>
+#include <blackmamba/train/telemetry.hpp>
+#include <blackmamba/train/windows.hpp>
+
+namespace blackmamba {
+
+struct TrainerOptions {
+  Index passes = 1;  ///< batches of a step, one forward and backward pass each
+  AdamWOptions adamw{};
+  Schedule schedule{};
+  double z_coefficient = 0;       ///< of the z-loss on the output's logits
+  Keep keep = Keep::activations;  ///< what passes keep
+  bool telemetry = true;          ///< gather `routing()`
+  std::uint64_t seed = 0;         ///< of what routers draw
+};
+
+/// What a step did.
+struct StepReport {
+  Index step = 0;        ///< steps done, this one included
+  Index targets = 0;     ///< that were learnt from
+  double loss = 0;       ///< mean over them in nats, before the step; without what the routers add
+  double auxiliary = 0;  ///< what they add
+  double learning_rate = 0;
+  double gradient_norm = 0;  ///< before clipping
+};
+
+/// What an evaluation says of one mixture layer.
+struct LayerEvaluation {
+  Index layer = 0;
+  std::vector<int> experts;  ///< (tokens, slots) as inference chooses
+  Index slots = 0;
+  double moved = 0;               ///< share of tokens whose experts would be others in training
+  std::optional<double> churn{};  ///< share of tokens whose experts changed since the evaluation that it was compared with
+  std::vector<Index> counts{};    ///< (n_experts, byte_classes) row-major, for text of bytes
+};
+
+/// What an evaluation says.
+struct Evaluation {
+  Index targets = 0;
+  double loss = 0;  ///< mean over targets, in nats
+  std::vector<LayerEvaluation> layers{};
+};
+
+/// Bytes that training holds.
+struct MemoryPlan {
+  Index weights = 0, gradients = 0;
+  Index optimiser = 0;    ///< moments, and masters of narrow weights
+  Index activations = 0;  ///< what a pass keeps for its way back
+  Index temporary = 0;    ///< what operations take and give back
+  Index total() const { return weights + gradients + optimiser + activations + temporary; }
+};
+
+/// Trains a model that outlives it.
+///
+/// Deterministic: same weights, options and batches, same bits, on any number of threads. Once `plan` has been called a step takes
+/// no memory beyond what it said: one that wanted to would throw `memory_error`.
+template <class Net, Scalar T, Context Ctx>
+class Trainer {
+ public:
+  using A = accumulator_t<T>;
+  using Model = blackmamba::Model<Net, T, Ctx>;
+
+  /// Starts from the model's weights as they are. Throws `value_error` on options that make no sense.
+  Trainer(Model& model, TrainerOptions const& options)
+      : model_{&model},
+        options_{options},
+        gradients_{model, options.keep},
+        optimiser_{model.flat(), parameter_segments(model), options.adamw} {
+    check_value(options.passes >= 1, "trainer", "passes is ", options.passes, ", not at least 1");
+    check_schedule(options.schedule);
+  }
+
+  TrainerOptions const& options() const { return options_; }
+  Model& model() { return *model_; }
+  AdamW<T>& optimiser() { return optimiser_; }
+  Index steps() const { return optimiser_.steps(); }
+
+  /// Runs a pass of a batch's size without learning from it, to see what memory steps take.
+  MemoryPlan plan(TokenBatch const& like) {
+    Tensor<Token, 2> const tokens{Shape<2>{1, like.size()}};  // all alike: some expert gets as many rows as it can
+    Tensor<Token, 2> targets{Shape<2>{1, like.size()}};
+    Tensor<Index, 1> offsets{Shape<1>{like.max_sequences() + 1}};
+    for (Index s = 0; s < offsets.size(); ++s) offsets(s) = std::min(s, like.size());
+    offsets(offsets.size() - 1) = like.size();
+    gradients_.begin_step();
+    for (Mode const mode : {Mode::training, Mode::inference})
+      gradients_.add(tokens, targets, {.offsets = offsets, .targets = 1, .mode = mode},
+                     [&] { observe(tokens.view(), offsets.view(), true); });
+    gradients_.begin_step();
+    planned_ = true;
+    auto const& arena = model_->ctx().scratch();
+    return {.weights = model_->flat().size() * static_cast<Index>(sizeof(T)),
+            .gradients = gradients_.flat().size() * static_cast<Index>(sizeof(A)),
+            .optimiser = AdamW<T>::memory_bytes(model_->flat().size()),
+            .activations = static_cast<Index>(gradients_.tape().peak()),
+            .temporary = static_cast<Index>(arena.peak())};
+  }
+
+  /// One step over the batches `next(0)` … `next(passes - 1)`. Throws `value_error` if the loss or the gradient is not finite, or
+  /// if there is no target to learn from: the weights are as they were then.
+  template <class Next>
+  StepReport step(Next&& next) {
+    Sealed const sealed{*this};
+    Index const number = steps() + 1;
+    StepReport report{.step = number, .learning_rate = options_.schedule.at(number - 1)};
+    gradients_.begin_step();
+    for (auto& counter : counters_) counter.start();
+    double loss_sum = 0, auxiliary = 0;
+    for (Index pass = 0; pass < options_.passes; ++pass) {
+      TokenBatch const& batch = next(pass);
+      auto const tokens = row(batch.tokens()), targets = row(batch.targets());
+      GradientOptions const here{.offsets = batch.offsets(),
+                                 .ignore_index = no_target,
+                                 .z_coefficient = options_.z_coefficient,
+                                 .targets = 1,
+                                 .auxiliary_scale = static_cast<double>(batch.valid()),
+                                 .seed = seed_of(number, pass)};
+      auto const said = named(number, [&] {
+        return gradients_.add(tokens, targets, here, [&] {
+          if (options_.telemetry) observe(tokens, batch.offsets(), pass + 1 == options_.passes);
+        });
+      });
+      loss_sum += static_cast<double>(said.loss_sum);
+      auxiliary += said.auxiliary * static_cast<double>(said.targets);
+      report.targets += said.targets;
+    }
+    check_value(report.targets > 0, "trainer", "step ", number, ": the batch has no target to learn from");
+    auto const targets = static_cast<double>(report.targets);
+    report.loss = loss_sum / targets, report.auxiliary = auxiliary / targets;
+    check_value(std::isfinite(report.loss) && std::isfinite(report.auxiliary), "trainer", "step ", number, ": the loss is ",
+                report.loss, ", and what the routers add ", report.auxiliary);
+    auto const result = optimiser_.step(model_->ctx(), gradients_.flat(), report.learning_rate, 1 / targets);
+    report.gradient_norm = result.gradient_norm;
+    check_value(result.applied, "trainer", "step ", number, ": the gradient's norm is ", result.gradient_norm, ", at a loss of ",
+                report.loss);
+    update_routers();
+    if (options_.telemetry) {
+      routing_.resize(counters_.size());
+      for (std::size_t i = 0; i < counters_.size(); ++i) counters_[i].stats(routing_[i]);
+    }
+    return report;
+  }
+
+  /// What each mixture layer did in the last step; empty without telemetry.
+  std::vector<RoutingStats> const& routing() const { return routing_; }
+
+  /// The loss on batches 0 … `windows.batches()` - 1, routed as at inference, and what the routers do there. `before`: the
+  /// evaluation to compare with, over the same windows.
+  template <class Windows>
+  Evaluation evaluate(Windows const& windows, TokenBatch& batch, bool bytes, Evaluation const* before = nullptr) {
+    Evaluation out;
+    double loss_sum = 0;
+    std::vector<Index> moved, tokens_of;
+    std::vector<Specialisation> classes;
+    for (Index index = 0; index < windows.batches(); ++index) {
+      windows.fill(index, batch);
+      auto const tokens = row(batch.tokens()), targets = row(batch.targets());
+      auto const said =
+          gradients_.loss(tokens, targets, {.offsets = batch.offsets(), .ignore_index = no_target, .mode = Mode::inference}, [&] {
+            std::size_t i = 0;
+            gradients_.mixtures([&]<class M>(Index layer, Type<M>, Dims const& d, auto& p, auto& saved) {
+              if (i == out.layers.size()) {
+                out.layers.push_back({.layer = layer, .experts = {}, .slots = saved.experts.extent(1)});
+                moved.push_back(0), tokens_of.push_back(0), classes.emplace_back(d.n_experts);
+              }
+              auto& here = out.layers[i].experts;
+              for (Index t = 0; t < saved.experts.extent(0); ++t)
+                for (Index s = 0; s < saved.experts.extent(1); ++s) here.push_back(saved.experts(t, s));
+              auto const scope = model_->ctx().scratch().scope();
+              auto const other = routed_as<M>(Mode::training, layer, d, p, saved, tokens, batch.offsets());
+              moved[i] += detail::count_moved("evaluate", saved.experts, other);
+              tokens_of[i] += saved.experts.extent(0);
+              if (bytes) classes[i].add(saved.experts, batch.tokens());
+              ++i;
+            });
+          });
+      loss_sum += static_cast<double>(said.loss_sum);
+      out.targets += said.targets;
+    }
+    if (out.targets > 0) out.loss = loss_sum / static_cast<double>(out.targets);
+    for (std::size_t i = 0; i < out.layers.size(); ++i) {
+      auto& layer = out.layers[i];
+      layer.moved = static_cast<double>(moved[i]) / static_cast<double>(std::max(tokens_of[i], Index{1}));
+      if (bytes) layer.counts = classes[i].counts();
+      if (!before || i >= before->layers.size() || before->layers[i].experts.size() != layer.experts.size()) continue;
+      auto const table = [&](LayerEvaluation const& of) {
+        return View<int const, 2>{of.experts.data(), Shape<2>{static_cast<Index>(of.experts.size()) / layer.slots, layer.slots}};
+      };
+      layer.churn = churn(table(before->layers[i]), table(layer));
+    }
+    return out;
+  }
+
+ private:
+  /// While a planned step runs, memory does not grow.
+  class Sealed {
+   public:
+    explicit Sealed(Trainer& trainer) : trainer_{trainer} { set(trainer.planned_); }
+    Sealed(Sealed const&) = delete;
+    Sealed& operator=(Sealed const&) = delete;
+    ~Sealed() { set(false); }
+
+   private:
+    void set(bool sealed) const {
+      for (Arena* arena : {&trainer_.gradients_.tape(), &trainer_.model_->ctx().scratch()})
+        sealed ? arena->seal() : arena->unseal();
+    }
+    Trainer& trainer_;
+  };
+
+  static View<Token const, 2> row(View<Token const, 1> tokens) { return tokens.reshaped(Shape<2>{1, tokens.extent(0)}); }
+
+  std::uint64_t seed_of(Index step, Index pass) const {
+    return options_.seed + 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(step * options_.passes + pass);
+  }
+
+  /// What goes wrong in a step says in which.
+  template <class F>
+  static auto named(Index number, F&& f) {
+    try {
+      return f();
+    } catch (value_error const& e) {
+      throw value_error(concat("trainer: step ", number, ": ", e.what()));
+    }
+  }
+
+  /// The experts that the router would choose in another mode, from the logits of the pass. In the caller's scope of scratch
+  /// memory.
+  template <class M>
+  View<int const, 2> routed_as(Mode mode, Index layer, Dims const& d, auto& p, auto& saved, View<Token const, 2> tokens,
+                               View<Index const, 1> offsets) {
+    using R = typename M::router;
+    auto const& ctx = model_->ctx();
+    Index const n = saved.logits.extent(0), slots = router_slots<R>(d);
+    auto const experts = ctx.scratch().template take<int>(Shape<2>{n, slots});
+    auto const weights = ctx.scratch().template take<A>(Shape<2>{n, slots});
+    Pass<Ctx, T> const pass{.ctx = ctx,
+                            .offsets = offsets,
+                            .mode = mode,
+                            .layer = layer,
+                            .tokens = tokens.reshaped(Shape<1>{tokens.size()}),
+                            .seed = options_.seed};
+    auto const observed = ctx.scratch().template take_zeros<A>(Shape<1>{d.n_experts});
+    R::route(
+        pass, d,
+        RouterArgs<T>{.logits = saved.logits, .memory = p.memory, .experts = experts, .weights = weights, .observed = observed});
+    return experts;
+  }
+
+  /// Counts what the mixtures did in the pass that is on the tape.
+  void observe(View<Token const, 2> tokens, View<Index const, 1> offsets, bool last) {
+    std::size_t i = 0;
+    gradients_.mixtures([&]<class M>(Index layer, Type<M>, Dims const& d, auto& p, auto& saved) {
+      if (i == counters_.size()) counters_.emplace_back(d.n_experts, layer);
+      auto const scope = model_->ctx().scratch().scope();
+      // The load of the step, which the layer adds up itself, is handed over once.
+      auto const nothing = model_->ctx().scratch().template take_zeros<Index>(Shape<1>{d.n_experts});
+      counters_[i++].add(RoutingArgs<T>{.logits = saved.logits,
+                                        .experts = saved.experts,
+                                        .inference = routed_as<M>(Mode::inference, layer, d, p, saved, tokens, offsets),
+                                        .load = last ? saved.load : nothing,
+                                        .report = saved.report});
+    });
+  }
+
+  void update_routers() {
+    gradients_.mixtures([&]<class M>(Index, Type<M>, Dims const& d, auto& p, auto& saved) {
+      if constexpr (detail::HasUpdate<typename M::router>) {
+        auto const memory = p.memory ? optimiser_.master(p.memory) : View<A, 1>{};
+        M::router::update(
+            d, RouterUpdate<A>{.load = saved.load, .tokens = saved.tokens, .observed = saved.observed, .memory = memory});
+        if (p.memory) optimiser_.publish(model_->ctx(), p.memory);
+      }
+    });
+  }
+
+  Model* model_;
+  TrainerOptions options_;
+  Gradients<Net, T, Ctx> gradients_;
+  AdamW<T> optimiser_;
+  std::vector<RoutingCounter> counters_;
+  std::vector<RoutingStats> routing_;
+  bool planned_ = false;
+};
+
+}  // namespace blackmamba

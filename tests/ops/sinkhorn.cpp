@@ -117,6 +117,55 @@ TEST_CASE("sinkhorn: the cap ends what the tolerance does not, and the report sa
   CHECK(met.report.iterations < 10000);
 }
 
+TEST_CASE("sinkhorn: from ones it is Megatron's iteration, and the sharpness multiplies the logits") {
+  Index const tokens = 40, E = 5;
+  auto const logits = test::random_tensor<double>(Shape{tokens, E}, 8);
+  auto const run = [&](auto const& ctx, View<double const, 2> x, double sharpness, SinkhornStart start, double tolerance) {
+    Planned<double> out{Tensor<double, 2>{x.shape()}, {}};
+    out.report = sinkhorn(
+        ctx, SinkhornArgs<double>{.logits = x, .plan = out.plan, .tolerance = tolerance, .sharpness = sharpness, .start = start});
+    return out;
+  };
+  std::vector<double> rows(static_cast<std::size_t>(tokens)), columns(static_cast<std::size_t>(E), 1.0);
+  Index iterations = 0;
+  for (double change = 1; change > 1e-4; ++iterations) {
+    for (Index i = 0; i < tokens; ++i) {
+      double sum = 0;
+      for (Index j = 0; j < E; ++j) sum += columns[static_cast<std::size_t>(j)] * std::exp(logits(i, j));
+      rows[static_cast<std::size_t>(i)] = 1 / (static_cast<double>(tokens) * (sum + 1e-8));
+    }
+    change = 0;
+    for (Index j = 0; j < E; ++j) {
+      double sum = 0;
+      for (Index i = 0; i < tokens; ++i) sum += rows[static_cast<std::size_t>(i)] * std::exp(logits(i, j));
+      double const next = 1 / (static_cast<double>(E) * (sum + 1e-8));
+      change += std::fabs(columns[static_cast<std::size_t>(j)] - next) / static_cast<double>(E);
+      columns[static_cast<std::size_t>(j)] = next;
+    }
+  }
+  Tensor<double, 2> expected{logits.shape()};
+  for (Index i = 0; i < tokens; ++i)
+    for (Index j = 0; j < E; ++j)
+      expected(i, j) = columns[static_cast<std::size_t>(j)] * std::exp(logits(i, j)) * rows[static_cast<std::size_t>(i)];
+  auto const check = [&](auto const& ctx) {
+    auto const got = run(ctx, logits, 1, SinkhornStart::ones, 1e-4);
+    CHECK(got.report.iterations == iterations);
+    auto const cost = verify::Cost{.terms = static_cast<double>(iterations * (tokens + E))};
+    CHECK_CLOSE(verify::compare(got.plan.view(), expected.view(), cost));
+    // The start of the published BlackMamba meets the absolute tolerance sooner, and leaves the larger error.
+    auto const published = run(ctx, logits, 1, SinkhornStart::column_sums, 1e-4);
+    CHECK(published.report.iterations < iterations);
+    CHECK(published.report.marginal_error > got.report.marginal_error);
+
+    auto halves = logits.clone();
+    for (double& x : halves) x /= 2;
+    auto const a = run(ctx, halves, 2, SinkhornStart::ones, 1e-4);
+    for (Index i = 0; i < a.plan.size(); ++i) CHECK(a.plan.data()[i] == got.plan.data()[i]);
+  };
+  check(Reference{});
+  check(Cpu{2});
+}
+
 TEST_CASE("sinkhorn_log: with enough iterations every row sums to 1/tokens and every column to 1/E") {
   for (double spread : {0.1, 1.0, 3.0}) {
     Index const tokens = 200, E = 8;
@@ -284,7 +333,7 @@ TEST_CASE("sinkhorn: what has no plan is refused with its place and value") {
   on_both([&](auto const& ctx) {
     CHECK_THROWS_WITH_AS(
         published<float>(ctx, logits),
-        "sinkhorn: exp(2 x) of expert 1 sums to inf: the logits are beyond the range of this form, use sinkhorn_log", value_error);
+        "sinkhorn: exp(s x) of expert 1 sums to inf: the logits are beyond the range of this form, use sinkhorn_log", value_error);
     CHECK(in_logs<float>(ctx, logits).report.iterations > 0);
   });
   logits(2, 1) = 3e38f;

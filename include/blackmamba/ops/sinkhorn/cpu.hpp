@@ -4,7 +4,7 @@
 ///
 ///   u_i = target / (Σ_j K_ij v_j + ε) ;   q_j = Σ_i u_i K_ij ;   v_j ← target / (q_j + ε)
 ///
-/// The published form is that with K = exp(2 x). The log form splits its potentials into a part inside K = exp(s x + g - row
+/// The published form is that with K = exp(s x). The log form splits its potentials into a part inside K = exp(s x + g - row
 /// maximum) and the factors u and v outside, so most iterations need no exponential; when a factor leaves a safe range it moves
 /// into g and K is made anew (Schmitzer 2019, arXiv:1610.06519, section 3.2).
 
@@ -151,7 +151,7 @@ requires simd::supported<T> SinkhornReport sinkhorn_on(Cpu const& ctx, SinkhornA
     auto const present = tiles.present(t);
     for (Index j = 0; j < E; ++j) {
       auto const x = Tiles::gather(a.logits, t, j);
-      auto const cost = simd::exp(A(2) * x);
+      auto const cost = simd::exp(A(a.sharpness) * x);
       simd::store(tiles.tile(t) + j * Tiles::W, cost);
       // x - x is 0, or NaN where x is not finite: a logit of -inf must not pass as a cost of 0.
       simd::store(sums + j * Tiles::W, simd::load(sums + j * Tiles::W) + cost * present + (x - x));
@@ -160,7 +160,7 @@ requires simd::supported<T> SinkhornReport sinkhorn_on(Cpu const& ctx, SinkhornA
   for (Index j = 0; j < E; ++j) {
     if (!(isfinite(tiles.q(j)) && tiles.q(j) > A(0))) detail::check_finite_logits("sinkhorn", a.logits);
     detail::check_column_sum(tiles.q(j), j);
-    tiles.v(j) = A(1) / (A(E) * tiles.q(j));
+    tiles.v(j) = a.start == SinkhornStart::ones ? A(1) : A(1) / (A(E) * tiles.q(j));
   }
 
   SinkhornReport report;

@@ -42,10 +42,10 @@ void check_finite_potentials(View<A, 1> potentials) {
                 ", not finite");
 }
 
-/// Throws unless 1 / (E Σ_i exp(2 x_ij)) exists in the accumulator.
+/// Throws unless 1 / (E Σ_i exp(s x_ij)) exists in the accumulator.
 template <class A>
 void check_column_sum(A sum, Index expert) {
-  check_value(isfinite(sum) && sum > A(0), "sinkhorn", "exp(2 x) of expert ", expert, " sums to ", static_cast<double>(sum),
+  check_value(isfinite(sum) && sum > A(0), "sinkhorn", "exp(s x) of expert ", expert, " sums to ", static_cast<double>(sum),
               ": the logits are beyond the range of this form, use sinkhorn_log");
 }
 
@@ -110,9 +110,9 @@ SinkhornReport sinkhorn_on(Reference const& ctx, SinkhornArgs<T> const& a) {
   auto const cost = a.plan;
   for (Index j = 0; j < E; ++j) {
     A sum{0};
-    for (Index i = 0; i < tokens; ++i) sum += cost(i, j) = exp(A(2) * widen(a.logits(i, j)));
+    for (Index i = 0; i < tokens; ++i) sum += cost(i, j) = exp(A(a.sharpness) * widen(a.logits(i, j)));
     detail::check_column_sum(sum, j);
-    d1(j) = A(1) / (A(E) * sum);
+    d1(j) = a.start == SinkhornStart::ones ? A(1) : A(1) / (A(E) * sum);
   }
 
   SinkhornReport report;

@@ -1,13 +1,19 @@
 #pragma once
 /// \file
 /// Balanced assignment: the plan between tokens and experts whose rows and columns have equal sums and whose entries follow the
-/// logits. Two ways to it: the published iteration on exp(2 x), and the same iteration on logarithms, which has no range to leave.
+/// logits. Two ways to it: the published iteration on exp(s x), and the same iteration on logarithms, which has no range to leave.
 
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/view.hpp>
 
 namespace blackmamba {
+
+/// What d1 is before the first iteration of `sinkhorn`.
+enum class SinkhornStart {
+  column_sums,  ///< 1 / (E Σ_i c_ij), the published BlackMamba's: the columns are even at once, the rows are not
+  ones,         ///< 1, Megatron's
+};
 
 /// Arguments of `sinkhorn`, the published form.
 template <Scalar T>
@@ -16,6 +22,8 @@ struct SinkhornArgs {
   View<accumulator_t<T>, 2> plan{};  ///< (tokens, E) out
   double tolerance = 1e-4;           ///< on mean_j |d1_j - its previous value|
   Index max_iterations = 10000;
+  double sharpness = 2;  ///< s: what the logits are multiplied by; Megatron's is 1
+  SinkhornStart start = SinkhornStart::column_sums;
 };
 
 /// Arguments of `sinkhorn_log`.
@@ -51,6 +59,7 @@ struct sinkhorn_fn {
   template <class Ctx, Scalar T>
   SinkhornReport operator()(Ctx const& ctx, SinkhornArgs<T> const& a) const {
     check_sinkhorn("sinkhorn", a);
+    check_value(a.sharpness - a.sharpness == 0, "sinkhorn", "sharpness is ", a.sharpness, ", not finite");
     ProfileRange const range{"sinkhorn"};
     if (a.logits.extent(0) == 0) return {.converged = true};
     return sinkhorn_on(ctx, a);
@@ -71,19 +80,21 @@ struct sinkhorn_log_fn {
 
 }  // namespace detail
 
-/// Sinkhorn's iteration as the published BlackMamba runs it, with a cap. With c_ij = exp(2 x_ij), n tokens, ε = 1e-8 and
-/// d1_j = 1 / (E Σ_i c_ij) at first, each iteration does
+/// Sinkhorn's iteration as the published BlackMamba runs it (s = 2), or as Megatron does (s = 1, start at ones), with a cap. With
+/// c_ij = exp(s x_ij), n tokens, ε = 1e-8 and d1 as `start` says, each iteration does
 ///
 ///   d0_i ← (1/n) / (Σ_j d1_j c_ij + ε) ;   d1_j ← (1/E) / (Σ_i d0_i c_ij + ε)
 ///
-/// until mean_j |d1_j - previous d1_j| ≤ tolerance, and the plan is P_ij = d0_i c_ij d1_j. That difference is absolute: it can
-/// stay above a small tolerance for ever, and then the iteration ends at `max_iterations` and reports converged = false.
+/// until mean_j |d1_j - previous d1_j| ≤ tolerance, and the plan is P_ij = d0_i c_ij d1_j. That difference is absolute, and P does
+/// not change when d1 grows by a factor that d0 loses: from column sums d1 is about 1 / (n E), so that many tokens meet any
+/// tolerance at once; from ones it stays near 1, and can stay above a small tolerance for ever: the iteration then ends at
+/// `max_iterations` and reports converged = false.
 ///
 /// Shapes: logits, plan (tokens, E), any strides. Read in `T`, computed and written in accumulator_t<T>. `plan` may alias `logits`
 /// where both have that scalar. No tokens: nothing is done, converged. Waits for its result. Throws `shape_error` on extents that
-/// disagree, and `value_error` on a logit that is not finite (naming token and expert) and where exp(2 x) leaves the range of the
+/// disagree, and `value_error` on a logit that is not finite (naming token and expert) and where exp(s x) leaves the range of the
 /// accumulator (naming the expert): `sinkhorn_log` has no such limit.
-/// Source: Anthony et al. 2024, arXiv:2402.01771, and its published code; Sinkhorn & Knopp 1967.
+/// Source: Anthony et al. 2024, arXiv:2402.01771, and its published code; Megatron-LM's published code; Sinkhorn & Knopp 1967.
 inline constexpr detail::sinkhorn_fn sinkhorn{};
 
 /// Sinkhorn's iteration on logarithms, for any finite logits. With n tokens and g from `potentials`, or zero, each iteration does

@@ -49,7 +49,9 @@
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
 #include <blackmamba/ops/route/backward.hpp>
+#include <blackmamba/ops/route/losses.hpp>
 #include <blackmamba/ops/route/route.hpp>
+#include <blackmamba/ops/route/threshold.hpp>
 #include <blackmamba/ops/sample/sample.hpp>
 #include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan/selective_scan.hpp>

@@ -30,16 +30,9 @@ void check_route_backward(char const* op, RouteBackwardArgs<T> const& a) {
   check_shape(op, "d_logits", a.d_logits, a.logits.shape(), "logits");
 }
 
-/// Before anything is written, and in one order on every context, so that the slot named is the first one.
-inline void check_experts(char const* op, View<int const, 2> experts, Index E) {
-  for (Index i = 0; i < experts.extent(0); ++i)
-    for (Index s = 0; s < experts.extent(1); ++s)
-      check_value(experts(i, s) >= -1 && experts(i, s) < E, op, "the expert of token ", i, ", slot ", s, " is ", experts(i, s),
-                  ", outside -1 to ", E - 1);
-}
-
 }  // namespace detail
 }  // namespace blackmamba
 
+#include <blackmamba/ops/route/backward_gate.hpp>
 #include <blackmamba/ops/route/backward_sigmoid.hpp>
 #include <blackmamba/ops/route/backward_top_k_softmax.hpp>

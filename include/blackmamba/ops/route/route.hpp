@@ -38,6 +38,14 @@ void check_no_nan(char const* op, View<T const, 2> logits) {
     }
 }
 
+/// Before anything is written, and in one order on every context, so that the slot named is the first one.
+inline void check_experts(char const* op, View<int const, 2> experts, Index E) {
+  for (Index i = 0; i < experts.extent(0); ++i)
+    for (Index s = 0; s < experts.extent(1); ++s)
+      check_value(experts(i, s) >= -1 && experts(i, s) < E, op, "the expert of token ", i, ", slot ", s, " is ", experts(i, s),
+                  ", outside -1 to ", E - 1);
+}
+
 /// Tokens are independent, so a rule is written for one token and serves both contexts with the same bits.
 template <class Row>
 void for_each_token(Cpu const& ctx, Index tokens, Index E, Row const& row) {
@@ -53,6 +61,10 @@ void for_each_token(Reference const&, Index tokens, Index, Row const& row) {
 }  // namespace detail
 }  // namespace blackmamba
 
+#include <blackmamba/ops/route/capacity.hpp>
+#include <blackmamba/ops/route/choose.hpp>
+#include <blackmamba/ops/route/draw.hpp>
+#include <blackmamba/ops/route/gate.hpp>
 #include <blackmamba/ops/route/plan_sigmoid.hpp>
 #include <blackmamba/ops/route/top1_sigmoid.hpp>
 #include <blackmamba/ops/route/top_k_softmax.hpp>

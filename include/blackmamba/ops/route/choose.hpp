@@ -1,0 +1,104 @@
+#pragma once
+/// \file
+/// The k experts of best score, each expert's score moved by a bias of its own, within the best groups of experts.
+
+#include <algorithm>
+
+#include <blackmamba/ops/route/route.hpp>
+
+namespace blackmamba {
+
+/// Arguments of `route_choose`. `A` is the scalar of scores.
+template <Scalar A>
+struct RouteChooseArgs {
+  View<A const, 2> scores{};  ///< (tokens, E)
+  View<A const, 1> bias{};    ///< optional (E), added to every token's scores
+  Index groups = 1;           ///< groups of E / groups neighbouring experts
+  Index groups_kept = 1;      ///< groups that a token chooses from
+  View<int, 2> experts{};     ///< (tokens, k) out, best first
+};
+
+namespace detail {
+
+/// The first of [begin, end) in the order (value down, index up) that comes after `previous`, or -1; with previous = -1 the first.
+template <class A, class Value, class Allowed>
+Index next_best(Index begin, Index end, Index previous, Value const& value, Allowed const& allowed) {
+  Index next = -1;
+  for (Index j = begin; j < end; ++j) {
+    if (!allowed(j)) continue;
+    A const v = value(j);
+    if (previous >= 0) {
+      A const last = value(previous);
+      if (!(v < last || (v == last && j > previous))) continue;
+    }
+    if (next < 0 || v > value(next)) next = j;
+  }
+  return next;
+}
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar A>
+void route_choose_on(Ctx const& ctx, RouteChooseArgs<A> const& a) {
+  Index const tokens = a.scores.extent(0), E = a.scores.extent(1), k = a.experts.extent(1);
+  Index const size = E / a.groups, counted = std::min(size, std::max(Index{1}, k / a.groups_kept));
+  auto const scope = ctx.scratch().scope();
+  auto const of_group = ctx.scratch().template take<A>(Shape<2>{tokens, a.groups});
+  detail::for_each_token(ctx, tokens, E * (k + 1), [&](Index i) {
+    auto const value = [&](Index j) { return a.bias ? a.scores(i, j) + a.bias(j) : a.scores(i, j); };
+    auto const any = [](Index) { return true; };
+    if (a.groups_kept < a.groups)
+      for (Index g = 0; g < a.groups; ++g) {
+        Index at = -1;
+        A sum{0};
+        for (Index n = 0; n < counted; ++n) sum += value(at = detail::next_best<A>(g * size, (g + 1) * size, at, value, any));
+        of_group(i, g) = sum;
+      }
+    auto const kept = [&](Index j) {
+      if (a.groups_kept == a.groups) return true;
+      Index const g = j / size;
+      Index better = 0;
+      for (Index h = 0; h < a.groups; ++h) better += of_group(i, h) > of_group(i, g) || (of_group(i, h) == of_group(i, g) && h < g);
+      return better < a.groups_kept;
+    };
+    Index at = -1;
+    for (Index s = 0; s < k; ++s) a.experts(i, s) = static_cast<int>(at = detail::next_best<A>(0, E, at, value, kept));
+  });
+}
+
+namespace detail {
+
+struct route_choose_fn {
+  template <class Ctx, Scalar A>
+  void operator()(Ctx const& ctx, RouteChooseArgs<A> const& a) const {
+    constexpr char const* op = "route_choose";
+    Index const tokens = a.scores.extent(0), E = a.scores.extent(1), k = a.experts.extent(1);
+    check_value(k >= 1 && k <= E, op, "experts has ", k, " slots for a token, outside 1 to the ", E, " experts of scores");
+    check_value(a.groups >= 1 && E % a.groups == 0 && a.groups_kept >= 1 && a.groups_kept <= a.groups, op, a.groups_kept, " of ",
+                a.groups, " groups of ", E, " experts; groups must divide the experts, and 1 to all of them be kept");
+    check_value(k <= a.groups_kept * (E / a.groups), op, k, " experts for a token, and the ", a.groups_kept, " groups kept have ",
+                a.groups_kept * (E / a.groups));
+    check_shape(op, "experts", a.experts, Shape<2>{tokens, k}, "scores");
+    if (a.bias) check_shape(op, "bias", a.bias, Shape<1>{E}, "scores");
+    // Any order of values that holds a NaN is no order.
+    check_no_nan(op, a.scores);
+    for (Index j = 0; a.bias && j < E; ++j) check_value(isfinite(a.bias(j)), op, "the bias of expert ", j, " is not finite");
+    ProfileRange const range{op};
+    route_choose_on(ctx, a);
+  }
+};
+
+}  // namespace detail
+
+/// Each token to the k experts of largest score + bias, best first, the lower index first on ties, out of its groups_kept best
+/// groups. A group is worth the sum of its best max(1, k / groups_kept) experts, bias included:
+///
+///   e_1 … e_k = argtop-k_{j in kept groups} (scores_j + bias_j)
+///
+/// Shapes: scores (tokens, E); bias (E); experts (tokens, k), 1 ≤ k ≤ groups_kept · E / groups; any strides. Compared in `A`.
+/// Takes a token's worth of scratch. Nothing may alias. Does not synchronise. Throws `shape_error` on extents that disagree, and
+/// `value_error`, with the numbers, on k or groups outside their range and on a score that is NaN or a bias that is not finite;
+/// nothing is written then. Source: DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2; groups arXiv:2405.04434, section 2.2.2.
+inline constexpr detail::route_choose_fn route_choose{};
+
+}  // namespace blackmamba

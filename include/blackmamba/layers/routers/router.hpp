@@ -12,6 +12,7 @@
 ///
 /// and, where its rule needs them, any of
 ///
+///     static constexpr char const* summary = "one line";               // for whoever lists routers
 ///     static constexpr Index slots(Dims const& d);                     // experts a token may use; else d.top_k
 ///     static constexpr Index memory(Dims const& d);                    // numbers a layer carries from step to step; else 0
 ///     template <class Ctx, Scalar T>                                   // a loss of its own: returned, its gradient added

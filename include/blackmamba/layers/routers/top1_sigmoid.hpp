@@ -11,6 +11,7 @@ namespace blackmamba {
 /// was chosen. Nothing balances the experts. top_k must be 1. Source: Anthony et al. 2024, arXiv:2402.01771, section 4.
 struct Top1Sigmoid {
   static constexpr char const* name = "top1";
+  static constexpr char const* summary = "the expert of largest logit, gated by its sigmoid; nothing balances";
 
   template <class Ctx, Scalar T>
   static void route(Pass<Ctx, T> const& pass, Dims const&, RouterArgs<T> const& a) {

@@ -1,35 +1,36 @@
 #pragma once
 /// \file
-/// Balance by optimal transport while the network learns, the published model's plain rule afterwards.
+/// Balance by optimal transport while the network learns, as the published model did it.
 
-#include <blackmamba/layers/routers/top1_sigmoid.hpp>
-#include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
+#include <blackmamba/layers/routers/plan.hpp>
 
 namespace blackmamba {
 
-/// In training: plan = Sinkhorn(logits) with equal marginals, expert = argmax of the token's row, weight = sigmoid of its logit, so
-/// that gradient reaches the router through the gate alone. At inference a token's expert must not depend on the others of its
-/// batch: `Top1Sigmoid`. top_k must be 1.
+/// In training the published BlackMamba's plan: exp(2 · logits) scaled to equal marginals from d1 = 1 / (E · column sum), until d1
+/// moves by 1e-4 on average or router.iterations are done; the experts are those that get most of a token, and the gate is the
+/// sigmoid of the logit, or with top_k > 1, which the published model has not, its probability. The plan has no gradient. At
+/// inference the largest logits choose. Reads iterations.
 ///
-/// The plan is solved in the log domain to a marginal error of 1e-3, which an argmax does not see, in at most 100 iterations.
-/// Source: Anthony et al. 2024, arXiv:2402.01771, section 4; Clark et al. 2022, arXiv:2202.01169.
+/// The published test is on an absolute change, which many tokens make small whatever the marginals are: iterations are few, and
+/// `RouterReport` has the marginal error that is left. Logits beyond ±43 in float leave the range of the exponential, which is a
+/// `value_error`; `SinkhornLog` has neither limit.
+/// Source: Anthony et al. 2024, arXiv:2402.01771, section 4, and its published code; Clark et al. 2022, arXiv:2202.01169.
 struct Sinkhorn {
   static constexpr char const* name = "sinkhorn";
+  static constexpr char const* summary =
+      "a balanced plan in training, from BlackMamba's initialisation; largest logit at inference";
 
   template <class Ctx, Scalar T>
   static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
-    if (pass.mode == Mode::inference) return Top1Sigmoid::route(pass, d, a);
-    auto const scope = pass.ctx.scratch().scope();
-    auto const plan = pass.ctx.scratch().template take<accumulator_t<T>>(a.logits.shape());
-    auto const report = sinkhorn_log(
-        pass.ctx, SinkhornLogArgs<T>{.logits = a.logits, .plan = plan, .tolerance = 1e-3, .max_iterations = d.router.iterations});
-    if (a.report) a.report->iterations = report.iterations, a.report->marginal_error = report.marginal_error;
-    route_plan_sigmoid(pass.ctx, RoutePlanArgs<T>{.plan = plan, .logits = a.logits, .experts = a.experts, .weights = a.weights});
+    if (pass.mode == Mode::inference) return routing::route_without_plan(pass, d, a);
+    routing::route_by_plan(pass, d, a, [&](View<accumulator_t<T>, 2> plan) {
+      return sinkhorn(pass.ctx, SinkhornArgs<T>{.logits = a.logits, .plan = plan, .max_iterations = d.router.iterations});
+    });
   }
 
   template <class Ctx, Scalar T>
   static void backward(Pass<Ctx, T> const& pass, Dims const& d, RouterBackwardArgs<T> const& a) {
-    Top1Sigmoid::backward(pass, d, a);
+    routing::gate_backward(pass, a, routing::plan_gate(d));
   }
 };
 

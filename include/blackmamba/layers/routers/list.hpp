@@ -7,7 +7,19 @@
 #include <string_view>
 #include <type_traits>
 
+#include <blackmamba/layers/routers/expert_choice.hpp>
+#include <blackmamba/layers/routers/expert_threshold.hpp>
+#include <blackmamba/layers/routers/group_limited.hpp>
+#include <blackmamba/layers/routers/hash.hpp>
+#include <blackmamba/layers/routers/loss_free_bias.hpp>
+#include <blackmamba/layers/routers/quantile.hpp>
+#include <blackmamba/layers/routers/random.hpp>
+#include <blackmamba/layers/routers/relu.hpp>
 #include <blackmamba/layers/routers/sinkhorn.hpp>
+#include <blackmamba/layers/routers/sinkhorn_log.hpp>
+#include <blackmamba/layers/routers/sinkhorn_megatron.hpp>
+#include <blackmamba/layers/routers/soft.hpp>
+#include <blackmamba/layers/routers/switch.hpp>
 #include <blackmamba/layers/routers/top1_sigmoid.hpp>
 #include <blackmamba/layers/routers/top_k_softmax.hpp>
 
@@ -20,6 +32,9 @@ struct RouterList {
   static constexpr Index size = sizeof...(R);
 
   static constexpr std::array<std::string_view, sizeof...(R)> names() { return {R::name...}; }
+
+  /// A line about each, in the same order; empty where a router has none.
+  static constexpr std::array<std::string_view, sizeof...(R)> summaries() { return {summary_of<R>()...}; }
 
   /// The number of the router with that name. Throws `value_error` that lists the names there are.
   static constexpr Index index(std::string_view name) {
@@ -42,6 +57,14 @@ struct RouterList {
   }
 
  private:
+  template <class Q>
+  static constexpr std::string_view summary_of() {
+    if constexpr (requires { std::string_view{Q::summary}; })
+      return Q::summary;
+    else
+      return {};
+  }
+
   template <class F, class First, class... Rest>
   static constexpr decltype(auto) at(Index kind, F const& f) {
     if constexpr (sizeof...(Rest) > 0)
@@ -111,7 +134,21 @@ struct OneOf<RouterList<R...>> {
 };
 
 /// The library's routers. Number 0 is the published model's rule at inference, so that is what a file which names none means.
-using Routers = RouterList<Top1Sigmoid, TopKSoftmax, Sinkhorn>;
+using Routers = RouterList<Top1Sigmoid,       //
+                           TopKSoftmax,       //
+                           Switch,            //
+                           SinkhornMegatron,  //
+                           Sinkhorn,          //
+                           SinkhornLog,       //
+                           LossFreeBias,      //
+                           Quantile,          //
+                           GroupLimited,      //
+                           ExpertChoice,      //
+                           ExpertThreshold,   //
+                           ReluRouter,        //
+                           HashRouter,        //
+                           RandomRouter,      //
+                           SoftMixture>;
 
 /// The router that the sizes name.
 using ConfiguredRouter = OneOf<Routers>;

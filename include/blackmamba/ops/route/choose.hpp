@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include <blackmamba/core/math.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
 namespace blackmamba {

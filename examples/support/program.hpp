@@ -31,6 +31,21 @@ int run(CLI::App& app, int argc, char** argv, Body&& body) {
   }
 }
 
+/// The command line as a shell would take it.
+inline std::string command_line(int argc, char** argv) {
+  std::string out;
+  for (int i = 0; i < argc; ++i) {
+    std::string const word = argv[i];
+    bool const plain = !word.empty() && word.find_first_not_of(
+                                            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                            "-_=+:,./@%") == word.npos;
+    std::string quoted = "'";
+    for (char const c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+    out += (i ? " " : "") + (plain ? word : quoted + "'");
+  }
+  return out;
+}
+
 /// Adds the options that choose a model, its device and its scalar.
 inline void add_model_options(CLI::App& app, ModelChoice& choice) {
   auto* const folder = app.add_option(

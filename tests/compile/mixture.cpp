@@ -7,11 +7,14 @@
 using namespace blackmamba;
 
 struct First {
-#if MISTAKE == 1  // refused: this router has no static route(pass, dims, logits, experts, weights)
+#if MISTAKE == 7  // refused: this router has no static constexpr char const* name
+#else
+  static constexpr char const* name = "first";
+#endif
+#if MISTAKE == 1  // refused: this router has no static route(pass, dims, args) for RouterArgs<T>
 #else
   template <class Ctx, Scalar T>
-  static void route(Pass<Ctx, T> const&, Dims const&, Input<T, 2> logits, Output<int, 2> experts,
-                    Output<accumulator_t<T>, 2> weights);
+  static void route(Pass<Ctx, T> const&, Dims const&, RouterArgs<T> const&);
 #endif
 };
 
@@ -31,7 +34,7 @@ struct Unit {
 
 inline constexpr MoE<First, Unit> mixture{};
 
-#if MISTAKE == 5  // refused: this router has no static route(pass, dims, logits, experts, weights)
+#if MISTAKE == 5  // refused: this router has no static route(pass, dims, args) for RouterArgs<T>
 inline constexpr MoE<GeGlu, Top1Sigmoid> the_wrong_way_round{};
 #elif MISTAKE == 6  // refused: this expert has no static gated(dims) that answers bool
 inline constexpr Mlp<Top1Sigmoid> mlp{};

@@ -8,7 +8,7 @@ using namespace blackmamba;
 
 namespace {
 
-constexpr Index tokens = 512, E = 8;
+constexpr Index tokens = 1536, E = 8;
 
 /// Logits that prefer expert 0, and a little expert 1, by far more than tokens differ.
 Tensor<float, 2> lopsided(std::uint64_t seed) {
@@ -94,6 +94,16 @@ TEST_CASE("balance: plans, biases, thresholds and experts that choose even the l
     check_balanced<ExpertChoice>(k, 0, 0.25);
     check_balanced<ExpertThreshold>(k, 0.25, 0.25);
   }
+}
+
+TEST_CASE("balance: plans, quantiles and experts that choose are nearly even from the first step on") {
+  test::for_each_router([]<class R>(std::type_identity<R>) {
+    constexpr bool at_once = std::is_same_v<R, SinkhornMegatron> || std::is_same_v<R, Sinkhorn> || std::is_same_v<R, SinkhornLog> ||
+                             std::is_same_v<R, Quantile> || std::is_same_v<R, ExpertChoice> || std::is_same_v<R, ExpertThreshold>;
+    if constexpr (at_once)
+      for (Index k : {1, 2})
+        CHECK(max_violation(Training<R>{test::router_dims<R>(E, k)}.load(Mode::training, lopsided(100))) <= 0.25);
+  });
 }
 
 TEST_CASE("balance: the biases of grouped experts even the load too") {

@@ -10,8 +10,8 @@ namespace blackmamba {
 /// tokens · k / E tokens to every expert: in training one round of quantiles on the pass (`balance_thresholds`) moves them from
 /// where the last pass left them, and the pass is routed by them. Memory holds those of the last step, and inference goes by it.
 ///
-/// Source: Su 2026, kexue.fm/archives/11619 ("quantile balancing"). Ours: a pass is routed by its own thresholds, so it is even at
-/// once and not one step later; that looks at the other tokens of the batch, as Sinkhorn's plan does, in training alone.
+/// Source: Su 2026, kexue.fm/archives/11619 ("quantile balancing"). Ours: a pass is routed by its own thresholds, so it is nearly
+/// even from the first step on; that looks at the other tokens of the batch, as Sinkhorn's plan does, in training alone.
 struct Quantile {
   static constexpr char const* name = "quantile";
   static constexpr char const* summary = "sigmoid scores, chosen beyond each expert's quantile of them; no loss";
@@ -24,7 +24,7 @@ struct Quantile {
     auto const scope = pass.ctx.scratch().scope();
     auto const scores = routing::scores(pass, a.logits, Gate::sigmoid);
     auto const thresholds = routing::carried(pass, a, d, "quantile");
-    if (pass.mode == Mode::training)
+    for (int round = 0; pass.mode == Mode::training && round < 2; ++round)
       balance_thresholds(pass.ctx, BalanceThresholdsArgs<A>{.scores = scores, .k = d.top_k, .thresholds = thresholds});
     for (Index e = 0; e < d.n_experts; ++e) {
       if (a.observed && pass.mode == Mode::training) a.observed(e) = thresholds(e);

@@ -22,7 +22,9 @@
 #include <blackmamba/ops/layer_norm/layer_norm.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
+#include <blackmamba/ops/route/losses.hpp>
 #include <blackmamba/ops/route/route.hpp>
+#include <blackmamba/ops/route/threshold.hpp>
 #include <blackmamba/ops/sample/sample.hpp>
 #include <blackmamba/ops/selective_scan/selective_scan.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
@@ -72,6 +74,15 @@ BLACKMAMBA_OPERATION(cross_entropy, CrossEntropyArgs)
 BLACKMAMBA_OPERATION(route_top1_sigmoid, RouteArgs)
 BLACKMAMBA_OPERATION(route_top_k_softmax, RouteArgs)
 BLACKMAMBA_OPERATION(route_plan_sigmoid, RoutePlanArgs)
+BLACKMAMBA_OPERATION(route_scores, RouteScoresArgs)
+BLACKMAMBA_OPERATION(route_choose, RouteChooseArgs)
+BLACKMAMBA_OPERATION(route_gate, RouteGateArgs)
+BLACKMAMBA_OPERATION(route_expert_choice, ExpertChoiceArgs)
+BLACKMAMBA_OPERATION(route_threshold, RouteThresholdArgs)
+BLACKMAMBA_OPERATION(balance_thresholds, BalanceThresholdsArgs)
+BLACKMAMBA_OPERATION(balance_loss, BalanceLossArgs)
+BLACKMAMBA_OPERATION(router_z_loss, RouterZLossArgs)
+BLACKMAMBA_OPERATION(sparsity_loss, SparsityLossArgs)
 BLACKMAMBA_OPERATION(sinkhorn, SinkhornArgs)
 BLACKMAMBA_OPERATION(sinkhorn_log, SinkhornLogArgs)
 BLACKMAMBA_OPERATION(gather_tokens, GatherArgs)
@@ -83,7 +94,8 @@ template <class Entry, class T>
 std::string cell() {
   static_assert(Entry::template runs<Cpu, T> == Entry::template runs<Reference, T>);
   if (!Entry::template runs<Reference, T>) return "–";
-  bool const fast = Entry::template own<Cpu, T, void> || Entry::template own<Cpu, T, SinkhornReport>;
+  bool const fast = Entry::template own<Cpu, T, void> || Entry::template own<Cpu, T, SinkhornReport> ||
+                    Entry::template own<Cpu, T, accumulator_t<T>>;
   return fast ? "fast" : "reference";
 }
 
@@ -114,8 +126,10 @@ TEST_CASE("docs: the support matrix says what the headers declare") {
       table<selective_scan_entry, selective_scan_step_entry, decay_entry, expand_heads_entry, causal_conv1d_entry,
             causal_conv1d_step_entry, rms_norm_entry, layer_norm_entry, linear_entry, embedding_entry, activation_entry,
             gated_unit_entry, add_entry, softmax_entry, log_softmax_entry, top_k_entry, cross_entropy_entry,
-            route_top1_sigmoid_entry, route_top_k_softmax_entry, route_plan_sigmoid_entry, sinkhorn_entry, sinkhorn_log_entry,
-            gather_tokens_entry, expert_mlp_entry, combine_entry, sample_entry>();
+            route_top1_sigmoid_entry, route_top_k_softmax_entry, route_plan_sigmoid_entry, route_scores_entry, route_choose_entry,
+            route_gate_entry, route_expert_choice_entry, route_threshold_entry, balance_thresholds_entry, balance_loss_entry,
+            router_z_loss_entry, sparsity_loss_entry, sinkhorn_entry, sinkhorn_log_entry, gather_tokens_entry, expert_mlp_entry,
+            combine_entry, sample_entry>();
   auto const path = std::filesystem::path{__FILE__}.parent_path() / "../../docs/support.md";
   std::string page = read(path);
   auto const begin = page.find("| operation |"), end = page.find("\n\n", begin) + 1;

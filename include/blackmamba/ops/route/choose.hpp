@@ -71,6 +71,7 @@ namespace detail {
 
 struct route_choose_fn {
   template <class Ctx, Scalar A>
+  requires std::same_as<A, accumulator_t<A>>
   void operator()(Ctx const& ctx, RouteChooseArgs<A> const& a) const {
     constexpr char const* op = "route_choose";
     Index const tokens = a.scores.extent(0), E = a.scores.extent(1), k = a.experts.extent(1);

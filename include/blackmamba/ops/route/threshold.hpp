@@ -91,6 +91,7 @@ namespace detail {
 
 struct route_expert_choice_fn {
   template <class Ctx, Scalar A>
+  requires std::same_as<A, accumulator_t<A>>
   void operator()(Ctx const& ctx, ExpertChoiceArgs<A> const& a) const {
     constexpr char const* op = "route_expert_choice";
     Index const tokens = a.scores.extent(0), E = a.scores.extent(1);
@@ -106,6 +107,7 @@ struct route_expert_choice_fn {
 
 struct route_threshold_fn {
   template <class Ctx, Scalar A>
+  requires std::same_as<A, accumulator_t<A>>
   void operator()(Ctx const& ctx, RouteThresholdArgs<A> const& a) const {
     constexpr char const* op = "route_threshold";
     check_shape(op, "thresholds", a.thresholds, Shape<1>{a.scores.extent(1)}, "scores");
@@ -118,6 +120,7 @@ struct route_threshold_fn {
 
 struct balance_thresholds_fn {
   template <class Ctx, Scalar A>
+  requires std::same_as<A, accumulator_t<A>>
   void operator()(Ctx const& ctx, BalanceThresholdsArgs<A> const& a) const {
     constexpr char const* op = "balance_thresholds";
     Index const E = a.scores.extent(1);

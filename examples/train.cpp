@@ -57,10 +57,11 @@ int main(int argc, char** argv) {
          "--data", data,
          "Files or folders of text (bytes, one document a file), .bin files of 16-bit tokens, or .safetensors with `tokens`")
       ->required();
-  app.add_option("--router", router,
-                 "One of " + known +
-                     "; options behind it, as in bias:rate=0.01:top_k=2: top_k, normalise, capacity, z, balance, scope, rate, "
-                     "groups, groups_kept, iterations")
+  app.add_option(
+         "--router", router,
+         "One of " + known +
+             "; options behind it, as in bias:rate=0.01:top_k=2: top_k, normalise, capacity, z, balance, scope, rate, average, "
+             "groups, groups_kept, iterations")
       ->capture_default_str();
   app.add_option("--seed", settings.seed, "Of the first weights, of the order of the text, of what routers draw")
       ->capture_default_str();

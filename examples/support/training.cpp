@@ -66,11 +66,13 @@ void set_option(Dims& d, std::string const& spec, std::string const& key, std::s
   if (key == "balance") return void(o.balance = real());
   if (key == "scope") return void(o.scope = chosen("scope", scopes, value));
   if (key == "rate") return void(o.rate = real());
+  if (key == "average") return void(o.average = real());
   if (key == "groups") return void(o.groups = index());
   if (key == "groups_kept") return void(o.groups_kept = index());
   if (key == "iterations") return void(o.iterations = index());
-  throw value_error(concat("router '", spec, "': there is no option '", key,
-                           "'; there are: top_k, normalise, capacity, z, balance, scope, rate, groups, groups_kept, iterations"));
+  throw value_error(
+      concat("router '", spec, "': there is no option '", key,
+             "'; there are: top_k, normalise, capacity, z, balance, scope, rate, average, groups, groups_kept, iterations"));
 }
 
 Index warmup_of(TrainingSettings const& s) { return s.warmup >= 0 ? s.warmup : s.steps / 20; }

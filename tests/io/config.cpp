@@ -225,6 +225,7 @@ TEST_CASE("config: a router by name with its options, many experts and shared on
                         .balance = 0.3,
                         .scope = BalanceScope::global,
                         .rate = 0.7,
+                        .average = 0.5,
                         .groups = 4,
                         .groups_kept = 2,
                         .iterations = 9};

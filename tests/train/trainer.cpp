@@ -41,7 +41,7 @@ struct Training {
   Trainer<Net, T, Ctx> trainer;
   Index position = 0;
 
-  explicit Training(Dims const& dims, Ctx const& ctx = Ctx{}, TrainerOptions o = options())
+  explicit Training(Dims const& dims, Ctx ctx = Ctx{}, TrainerOptions o = options())
       : model{initialised(dims, ctx)}, trainer{model, o} {}
 
   static Model<Net, T, Ctx> initialised(Dims const& dims, Ctx const& ctx) {

@@ -21,7 +21,8 @@ inline constexpr char const* balance_scope_names[]{"batch", "sequence", "global"
 template <class Options, class Visit>
 void for_each_router_option(Options& o, Visit&& visit) {
   visit("normalise", o.normalise), visit("capacity_factor", o.capacity_factor), visit("z_coefficient", o.z_coefficient);
-  visit("balance", o.balance), visit("rate", o.rate), visit("groups", o.groups), visit("groups_kept", o.groups_kept);
+  visit("balance", o.balance), visit("rate", o.rate), visit("average", o.average), visit("groups", o.groups),
+      visit("groups_kept", o.groups_kept);
   visit("iterations", o.iterations);
 }
 

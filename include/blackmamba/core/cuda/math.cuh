@@ -43,6 +43,10 @@ __device__ inline float device_softplus(float x) {
 }
 __device__ inline double device_softplus(double x) { return ::log1p(::exp(-::fabs(x))) + ::fmax(x, 0.0); }
 
+/// 1 / (1 + exp(-x))
+__device__ inline float device_sigmoid(float x) { return device_reciprocal(1.0f + device_exp2(-1.44269504f * x)); }
+__device__ inline double device_sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
+
 /// x / (1 + exp(-x))
 __device__ inline float device_silu(float x) { return x * device_reciprocal(1.0f + device_exp2(-1.44269504f * x)); }
 __device__ inline double device_silu(double x) { return x / (1 + ::exp(-x)); }
@@ -73,6 +77,50 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 template <int Pending>
 __device__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
+}
+
+/// A stored element as it is computed with, and back, in one instruction.
+template <class T>
+__device__ accumulator_t<T> device_widen(T x) {
+  if constexpr (std::is_same_v<T, half>) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(x.bits));
+    return wide;
+  } else {
+    return widen(x);
+  }
+}
+template <class T>
+__device__ T device_round(accumulator_t<T> x) {
+  if constexpr (std::is_same_v<T, half>) {
+    std::uint16_t bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return half::from_bits(bits);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    std::uint16_t bits;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(x));
+    return bf16::from_bits(bits);
+  } else {
+    return x;
+  }
+}
+
+/// Stores to global memory under a predicate and no branch, which would keep instructions around it apart.
+template <class T>
+__device__ void store_if(bool condition, T* p, T x) {
+  if constexpr (sizeof(T) == 2)
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %0, 0; @p st.global.b16 [%1], %2;}" ::"r"(static_cast<int>(condition)), "l"(p),
+                 "h"(x.bits)
+                 : "memory");
+  else
+    asm volatile("{.reg .pred p; setp.ne.s32 p, %0, 0; @p st.global.f32 [%1], %2;}" ::"r"(static_cast<int>(condition)), "l"(p),
+                 "f"(x)
+                 : "memory");
+}
+/// x, computed here: not moved below a branch on whether it is used.
+__device__ inline float computed(float x) {
+  asm volatile("" : "+f"(x));
+  return x;
 }
 
 /// Two neighbouring elements as they are stored, read and written in one access; the address must be a multiple of their size.

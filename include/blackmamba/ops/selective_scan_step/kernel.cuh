@@ -5,27 +5,12 @@
 
 #include <cuda_runtime.h>
 
-#include <blackmamba/core/cuda/math.cuh>
+#include <blackmamba/core/cuda/fours.cuh>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 
 namespace blackmamba::detail {
 
 inline constexpr int step_lanes = 4, step_threads = 128;
-
-/// Four elements that are read and written at once.
-template <class T>
-struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) Four {
-  T of[4];
-};
-
-/// Whether the last dimension can be read four at a time.
-template <class T, int Rank>
-bool fours_align(View<T, Rank> const& view) {
-  bool aligns = view.stride(Rank - 1) == 1 && view.extent(Rank - 1) % 4 == 0 &&
-                reinterpret_cast<std::uintptr_t>(view.data()) % alignof(Four<T>) == 0;
-  for (int i = 0; i < Rank - 1; ++i) aligns = aligns && (view.extent(i) == 1 || view.stride(i) % 4 == 0);
-  return aligns;
-}
 
 /// Blocks over channels, and over entries of the batch. `fours`: A, the state, B and C can be read four at a time.
 template <class T>

@@ -1,0 +1,52 @@
+#pragma once
+/// \file
+/// The backward pass of the causal convolution on a GPU.
+
+#include <algorithm>
+
+#include <blackmamba/core/cuda/parts.cuh>
+#include <blackmamba/ops/causal_conv1d/backward_kernel.cuh>
+#include <blackmamba/ops/causal_conv1d/cuda.cuh>
+
+namespace blackmamba {
+
+/// Fast where K = 4 and x, d_y and d_x are contiguous in their last dimension and aligned to 4 elements; elsewhere a thread an
+/// input, which takes K² products. Sums over time have a fixed order: two runs give the same bits. Offsets are device memory, which
+/// the host does not read: where they do not ascend from 0 to L, nothing outside of the length is touched, and nothing is thrown.
+template <Scalar T>
+void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> const& a) {
+  using Tuning = detail::ConvTuning;
+  Index const sequences = sequence_count("causal_conv1d_backward", a.offsets, a.x.extent(0));
+  Index const rows = a.x.extent(0), L = a.x.extent(1), D = a.x.extent(2), K = a.weight.extent(1);
+  if (sequences == 0 || D == 0) return;
+  detail::DeviceScope const device{ctx.device()};
+  auto const scope = ctx.scratch().scope();
+  auto const stream = ctx.stream();
+  auto const blocks = [](Index threads) { return static_cast<unsigned>(ceil_div(threads, Index{Tuning::threads})); };
+  bool const parameters = a.d_weight || a.d_bias;
+  bool fast = false;
+  if constexpr (!std::is_same_v<T, double>) {
+    fast = K == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.d_y) && (!a.d_x || detail::fours_align(a.d_x));
+    if (fast && L > 0) {
+      Index const tiles = ceil_div(L, Index{Tuning::backward_tile});
+      View<float, 4> parts;
+      if (parameters) parts = ctx.scratch().template take<float>(Shape<4>{rows, tiles, Tuning::taps + 1, D});
+      detail::conv_backward_kernel<T>
+          <<<detail::conv_blocks("causal_conv1d_backward", rows, L, D, Tuning::backward_tile), Tuning::threads, 0, stream>>>(a,
+                                                                                                                             parts);
+      if (parameters)
+        detail::add_parts(ctx, parts.reshaped(Shape<3>{rows * tiles, Tuning::taps + 1, D}),
+                          a.d_weight ? a.d_weight.transposed(0, 1) : View<float, 2>{}, a.d_bias);
+    }
+  }
+  if (!fast && L > 0) {
+    detail::conv_backward_plain_kernel<T><<<blocks(a.x.size()), Tuning::threads, 0, stream>>>(a);
+    if (parameters) detail::conv_parameters_plain_kernel<T><<<blocks(32 * D * (K + 1)), Tuning::threads, 0, stream>>>(a);
+  }
+  if (a.d_initial_state && a.d_initial_state.size() > 0)
+    detail::conv_pass_kernel<T>
+        <<<dim3{blocks(D), static_cast<unsigned>(std::min(sequences, Index{65535}))}, Tuning::threads, 0, stream>>>(a);
+  detail::check_launch("causal_conv1d_backward");
+}
+
+}  // namespace blackmamba

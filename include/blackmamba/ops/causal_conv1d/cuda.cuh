@@ -1,0 +1,49 @@
+#pragma once
+/// \file
+/// The causal convolution on a GPU.
+
+#include <algorithm>
+
+#include <blackmamba/core/cuda/context.cuh>
+#include <blackmamba/ops/causal_conv1d/kernel.cuh>
+
+namespace blackmamba {
+
+namespace detail {
+
+/// Blocks over channels, four a thread, tiles of time and rows.
+inline dim3 conv_blocks(char const* op, Index rows, Index L, Index channels, int tile) {
+  Index const x = ceil_div(channels / 4, Index{ConvTuning::threads}), y = ceil_div(L, Index{tile});
+  if (x > 0x7fffffff || y > 65535)
+    throw value_error(concat(op, ": a length of ", L, " with ", channels, " channels is more than a launch can have"));
+  return {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(std::min(rows, Index{65535}))};
+}
+
+}  // namespace detail
+
+/// Fast where K = 4 and x and y are contiguous in their last dimension and aligned to 4 elements; elsewhere one thread an output.
+/// Offsets are device memory, which the host does not read: where they do not ascend from 0 to L, nothing outside of the length is
+/// touched, and nothing is thrown.
+template <Scalar T>
+void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
+  Index const sequences = sequence_count("causal_conv1d", a.offsets, a.x.extent(0)), L = a.x.extent(1), D = a.x.extent(2);
+  if (sequences == 0 || D == 0) return;
+  detail::DeviceScope const device{ctx.device()};
+  constexpr int threads = detail::ConvTuning::threads;
+  bool fast = false;
+  if constexpr (!std::is_same_v<T, double>) {
+    fast = a.weight.extent(1) == detail::ConvTuning::taps && detail::fours_align(a.x) && detail::fours_align(a.y);
+    if (fast && L > 0)
+      detail::conv_kernel<T>
+          <<<detail::conv_blocks("causal_conv1d", a.x.extent(0), L, D, detail::ConvTuning::tile), threads, 0, ctx.stream()>>>(a);
+  }
+  if (!fast && a.x.size() > 0)
+    detail::conv_plain_kernel<T><<<static_cast<unsigned>(ceil_div(a.x.size(), Index{threads})), threads, 0, ctx.stream()>>>(a);
+  if (a.last_state && a.last_state.size() > 0)
+    detail::conv_state_kernel<T>
+        <<<dim3{static_cast<unsigned>(ceil_div(D, Index{threads})), static_cast<unsigned>(std::min(sequences, Index{65535}))},
+           threads, 0, ctx.stream()>>>(a);
+  detail::check_launch("causal_conv1d");
+}
+
+}  // namespace blackmamba

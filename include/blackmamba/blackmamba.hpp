@@ -160,6 +160,14 @@
 
 #if defined(__CUDACC__)
 #include <blackmamba/core/cuda/tensor.cuh>
+#include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
+#include <blackmamba/ops/causal_conv1d/cuda.cuh>
+#include <blackmamba/ops/causal_conv1d_step/cuda.cuh>
+#include <blackmamba/ops/layer_norm/backward_cuda.cuh>
+#include <blackmamba/ops/layer_norm/cuda.cuh>
+#include <blackmamba/ops/rms_norm/backward_cuda.cuh>
+#include <blackmamba/ops/rms_norm/cuda.cuh>
+#include <blackmamba/ops/selective_scan/backward_cuda.cuh>
 #include <blackmamba/ops/selective_scan/cuda.cuh>
 #include <blackmamba/ops/selective_scan_step/cuda.cuh>
 #include <blackmamba/verify/placement.cuh>

@@ -1,5 +1,13 @@
 // Every kernel for every architecture that is supported: this compiles where there is no GPU too.
 
+#include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
+#include <blackmamba/ops/causal_conv1d/cuda.cuh>
+#include <blackmamba/ops/causal_conv1d_step/cuda.cuh>
+#include <blackmamba/ops/layer_norm/backward_cuda.cuh>
+#include <blackmamba/ops/layer_norm/cuda.cuh>
+#include <blackmamba/ops/rms_norm/backward_cuda.cuh>
+#include <blackmamba/ops/rms_norm/cuda.cuh>
+#include <blackmamba/ops/selective_scan/backward_cuda.cuh>
 #include <blackmamba/ops/selective_scan/cuda.cuh>
 #include <blackmamba/ops/selective_scan_step/cuda.cuh>
 
@@ -7,8 +15,16 @@
 
 namespace blackmamba {
 
-#define BLACKMAMBA_INSTANTIATE(T)                                               \
-  template void selective_scan_on<T>(Cuda const&, SelectiveScanArgs<T> const&); \
+#define BLACKMAMBA_INSTANTIATE(T)                                                                \
+  template void causal_conv1d_on<T>(Cuda const&, CausalConv1dArgs<T> const&);                    \
+  template void causal_conv1d_backward_on<T>(Cuda const&, CausalConv1dBackwardArgs<T> const&);   \
+  template void causal_conv1d_step_on<T>(Cuda const&, CausalConv1dStepArgs<T> const&);           \
+  template void layer_norm_on<T>(Cuda const&, LayerNormArgs<T> const&);                          \
+  template void layer_norm_backward_on<T>(Cuda const&, LayerNormBackwardArgs<T> const&);         \
+  template void rms_norm_on<T>(Cuda const&, RmsNormArgs<T> const&);                              \
+  template void rms_norm_backward_on<T>(Cuda const&, RmsNormBackwardArgs<T> const&);             \
+  template void selective_scan_on<T>(Cuda const&, SelectiveScanArgs<T> const&);                  \
+  template void selective_scan_backward_on<T>(Cuda const&, SelectiveScanBackwardArgs<T> const&); \
   template void selective_scan_step_on<T>(Cuda const&, SelectiveScanStepArgs<T> const&);
 
 BLACKMAMBA_INSTANTIATE(float)

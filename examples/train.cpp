@@ -69,6 +69,8 @@ int main(int argc, char** argv) {
   app.add_option("--checkpoint-every", checkpoint_every, "Steps between checkpoints; 0: only at the end")->capture_default_str();
   app.add_option("--keep-checkpoints", keep, "How many of the last checkpoints stay")->capture_default_str();
   app.add_flag("--resume", resume, "Go on from the last checkpoint in --out, or begin if there is none");
+  app.add_option("--dtype", settings.dtype, "Scalar of weights and activations: f32, f64, and bf16 or f16 with float32 masters")
+      ->capture_default_str();
   program::add_training_options(app, settings);
 
   return program::run(app, argc, argv, [&] {

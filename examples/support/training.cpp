@@ -10,8 +10,6 @@
 #include <blackmamba/io/presets.hpp>
 #include <blackmamba/layers/routers/list.hpp>
 
-#include "support/training_as.hpp"
-
 namespace program {
 
 namespace {
@@ -82,8 +80,6 @@ Index warmup_of(TrainingSettings const& s) { return s.warmup >= 0 ? s.warmup : s
 void add_training_options(CLI::App& app, TrainingSettings& s) {
   auto const count = CLI::Range(Index{1}, Index{1} << 40);
   app.add_option("--preset", s.preset, "Size of the model: tiny, blackmamba-340m-1.5b, blackmamba-630m-2.8b")
-      ->capture_default_str();
-  app.add_option("--dtype", s.dtype, "Scalar of weights and activations: f32, f64, and bf16 or f16 with float32 masters")
       ->capture_default_str();
   app.add_option("--threads", s.threads, "Threads; the results do not depend on it. 0: all cores")->capture_default_str();
   app.add_option("--experts", s.experts, "Experts of a mixture layer; 0: as the preset has it")->capture_default_str();
@@ -192,15 +188,6 @@ std::string Text::description() const {
   return fmt::format("{}: {} files, {:.1f} million {}, {:.1f} % held out", where, corpus_.files(),
                      static_cast<double>(corpus_.tokens()) / 1e6, corpus_.is_bytes() ? "bytes" : "tokens",
                      100 * static_cast<double>(held_out_->tokens()) / static_cast<double>(corpus_.tokens()));
-}
-
-std::unique_ptr<Training> begin_training(TrainingSettings const& s, io::ModelConfig const& config, Text const& text) {
-  text.corpus().check_vocabulary(config.dims.vocab);
-  if (s.dtype == "f32") return begin_training_as<float>(s, config, text);
-  if (s.dtype == "f64") return begin_training_as<double>(s, config, text);
-  if (s.dtype == "bf16") return begin_training_as<bf16>(s, config, text);
-  if (s.dtype == "f16") return begin_training_as<half>(s, config, text);
-  throw value_error(concat("there is no scalar '", s.dtype, "'; there are: f32, f64, bf16, f16"));
 }
 
 EvalRecord RunLoop::evaluate() {

@@ -86,7 +86,10 @@ class Training {
   virtual void load(std::filesystem::path const& folder, Index steps) = 0;
 };
 
-/// Begins a run. The text must outlive it.
+/// What the library's trainer is told.
+TrainerOptions trainer_options(TrainingSettings const& settings);
+
+/// Begins a run in the scalar that the settings name. The text must outlive it.
 std::unique_ptr<Training> begin_training(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text);
 
 /// The same with the scalar fixed: instantiated in training_*.cpp.

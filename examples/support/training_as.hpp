@@ -70,10 +70,9 @@ class TrainingOf : public Training {
   TokenBatch batch_, held_out_batch_;
 };
 
-TrainerOptions trainer_options(TrainingSettings const& settings);
-
 template <class T>
 std::unique_ptr<Training> begin_training_as(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text) {
+  text.corpus().check_vocabulary(config.dims.vocab);
   return std::make_unique<TrainingOf<T>>(settings, config, text, trainer_options(settings));
 }
 

@@ -71,7 +71,7 @@ class Drawing {
  public:
   Drawing(double width, double height) {
     out_ = fmt::format("<svg viewBox=\"0 0 {:g} {:g}\" role=\"img\" style=\"min-width:{:g}px;max-width:{:g}px\">", width, height,
-                       std::min(width, 560.0), width * 1.25);
+                       std::min(width, 680.0), width * 1.25);
   }
   template <class... A>
   void add(fmt::format_string<A...> form, A&&... parts) {
@@ -187,7 +187,7 @@ std::string style() {
 figure{margin:1.5rem 0}figure>.scroll{overflow-x:auto}
 svg text{fill:var(--ink);font:12px system-ui,sans-serif}svg text.in{font-size:11px;pointer-events:none}
 svg .grid{stroke:var(--rule);fill:none}svg .named{stroke:var(--quiet);stroke-dasharray:5 4;fill:none}
-svg .cell{stroke:var(--rule);stroke-width:1}
+svg .cell{stroke:var(--rule);stroke-width:1}svg .frame{fill:none;stroke:var(--rule);pointer-events:none}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;padding:0;margin:.4rem 0}.legend li{display:flex;align-items:center;gap:.4rem;font-size:.85rem}
 figcaption{color:var(--quiet);font-size:.9rem;max-width:46rem}
 )";
@@ -286,10 +286,12 @@ std::string draw(Scatter const& chart) {
       double x, y;
       char const* anchor;
     };
-    for (Place const& place : {Place{{at_x + 8, at_y - 8, at_x + 8 + wide, at_y + 6}, at_x + 9, at_y + 4, "start"},
-                               Place{{at_x - 8 - wide, at_y - 8, at_x - 8, at_y + 6}, at_x - 9, at_y + 4, "end"},
-                               Place{{at_x - wide / 2, at_y - 22, at_x + wide / 2, at_y - 8}, at_x, at_y - 10, "middle"},
-                               Place{{at_x - wide / 2, at_y + 8, at_x + wide / 2, at_y + 22}, at_x, at_y + 19, "middle"}}) {
+    double const right = std::max(at_x, x.at(p.x + p.x_error)) + 9, left = std::min(at_x, x.at(p.x - p.x_error)) - 9;
+    auto const beside = [&](double px, double py) { return Place{{px, py - 12, px + wide, py + 3}, px, py, "start"}; };
+    auto const before = [&](double px, double py) { return Place{{px - wide, py - 12, px, py + 3}, px, py, "end"}; };
+    for (Place const& place :
+         {beside(at_x + 9, at_y + 4), before(at_x - 9, at_y + 4), beside(at_x + 5, at_y - 7), beside(at_x + 5, at_y + 16),
+          before(at_x - 5, at_y - 7), before(at_x - 5, at_y + 16), beside(right, at_y + 4), before(left, at_y + 4)}) {
       bool const outside = place.box.left < x.from || place.box.right > x.to || place.box.top < y.to || place.box.bottom > y.from;
       if (outside || std::any_of(taken.begin(), taken.end(), [&](Box const& box) { return box.meets(place.box); })) continue;
       taken.push_back(place.box);
@@ -370,6 +372,8 @@ std::string draw(HeatMap const& map) {
       out += "</g>";
     }
   }
+  out += fmt::format("<rect class=\"frame\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\"/>", left, top,
+                     wide * columns, high * rows);
   // As many column names as there is room for.
   double const needed = character * static_cast<double>(longest_column) + 8;
   auto const every = static_cast<std::size_t>(std::max(1.0, std::ceil(needed / wide)));

@@ -312,13 +312,52 @@ TEST_CASE("expert_mlp_backward: d_x may be d_y, and any strides give the same va
 
 TEST_CASE("expert_mlp_backward: temporary memory is bounded, and a second pass allocates nothing") {
   Cpu const ctx{2};
-  Problem<float> const few{{256}, 16, 24, Activation::silu, true, true}, many{{5000}, 16, 24, Activation::silu, true, true};
+  Problem<float> const few{{22000}, 16, 24, Activation::silu, true, true}, many{{50000}, 16, 24, Activation::silu, true, true};
   few.run(ctx);
   auto const peak = ctx.scratch().peak();
   many.run(ctx);
   CHECK(ctx.scratch().peak() == peak);
   ctx.scratch().seal();
   CHECK_NOTHROW(many.run(ctx));
+}
+
+TEST_CASE("expert_mlp_backward: no spread over experts takes more memory than all rows on one") {
+  for (int const threads : {1, 2, 7}) {
+    Cpu const ctx{threads};
+    Problem<float>{{3000, 0, 0, 0, 0, 0}, 40, 24, Activation::silu, true, true}.run(ctx);
+    ctx.scratch().seal();
+    CHECK_NOTHROW((Problem<float>{{500, 500, 500, 500, 500, 500}, 40, 24, Activation::silu, true, true}.run(ctx)));
+    CHECK_NOTHROW((Problem<float>{{1, 1600, 1100, 17, 0, 282}, 40, 24, Activation::silu, true, true}.run(ctx)));
+  }
+}
+
+TEST_CASE_TEMPLATE("expert_mlp_backward: with the hidden values of the forward pass, the same bits on every context", T, float,
+                   double, half, bf16) {
+  auto const check_on = [](auto const& ctx) {
+    for (bool const gated : {false, true})
+      for (Index const rows : {3, 70, 300}) {
+        Problem<T> const problem{{rows, 0, 1, rows}, 9, 11, Activation::gelu_erf, gated, true, 2};
+        Tensor<T, 2> y{problem.x.shape()}, hidden{Shape<2>{problem.x.extent(0), problem.F1}};
+        expert_mlp(ctx, ExpertMlpArgs<T>{.x = problem.x,
+                                         .offsets = problem.offsets,
+                                         .fc1 = problem.fc1,
+                                         .bias1 = problem.bias1,
+                                         .fc2 = problem.fc2,
+                                         .bias2 = problem.bias2,
+                                         .activation = problem.kind,
+                                         .gated = gated,
+                                         .y = y,
+                                         .hidden = hidden});
+        auto const kept = hidden.clone();
+        auto got = problem.start();
+        auto args = problem.args(got);
+        args.hidden = hidden;
+        expert_mlp_backward(ctx, args);
+        check_same(got, problem.run(ctx));
+        for (Index i = 0; i < hidden.size(); ++i) CHECK(widen(hidden.data()[i]) == widen(kept.data()[i]));
+      }
+  };
+  check_on(Reference{}), check_on(Cpu{1}), check_on(Cpu{2});
 }
 
 TEST_CASE("expert_mlp_backward: arguments that disagree and offsets that do not rise are refused with their values") {

@@ -59,6 +59,7 @@ struct MoE {
     View<Index, 1> order{};
     View<Index, 2> places{};
     View<T, 2> sorted{};   ///< (tokens · slots, d_model) what the experts read, with Keep::activations, and so is
+    View<T, 2> hidden{};   ///< (tokens · slots, fc1 rows) before their non-linearity
     View<T, 2> outputs{};  ///< what they put out
     typename Shared::template Saved<T> shared{};
     RouterReport report{};
@@ -116,7 +117,7 @@ struct MoE {
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
     Saved<T> s = saved;
-    if (pass.keep == Keep::inputs) outputs_of(pass, d, p, x.rows(), s, scratch);
+    if (pass.keep == Keep::inputs) outputs_of(pass, d, p, x.rows(), s, scratch, true);
 
     auto const d_outputs = scratch.take<T>(s.outputs.shape());
     auto const d_weights = scratch.take<A>(s.weights.shape());
@@ -138,7 +139,8 @@ struct MoE {
                                                            .d_fc1 = g.fc1,
                                                            .d_bias1 = g.bias1,
                                                            .d_fc2 = g.fc2,
-                                                           .d_bias2 = g.bias2});
+                                                           .d_bias2 = g.bias2,
+                                                           .hidden = s.hidden});
     gather_tokens_backward(pass.ctx, GatherBackwardArgs<T>{.places = s.places, .d_y = d_sorted, .d_x = d_x.rows()});
 
     auto const d_part = scratch.take<T>(d_x.shape());
@@ -172,7 +174,7 @@ struct MoE {
     Saved<T> own;
     Saved<T>& s = saved ? *saved : own;
     choose(pass, d, p, x, s, saved ? *pass.tape : scratch, saved != nullptr);
-    outputs_of(pass, d, p, x, s, keeps ? *pass.tape : scratch);
+    outputs_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, keeps);
     combine(pass.ctx, CombineArgs<T>{.x = s.outputs, .places = s.places, .weights = s.weights, .y = y});
     if (d.shared > 0) {
       View<T const, 3> const row{x.data(), Shape<3>{1, x.extent(0), x.extent(1)}, Shape<3>{0, x.stride(0), x.stride(1)}};
@@ -221,12 +223,14 @@ struct MoE {
     dispatch(pass.ctx, DispatchArgs{.experts = s.experts, .offsets = s.offsets, .order = s.order, .places = s.places});
   }
 
-  /// What the experts read and put out, in memory of `arena`.
+  /// What the experts read and put out, and for a backward pass what they hold between, in memory of `arena`.
   template <class Ctx, Scalar T>
-  static void outputs_of(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Saved<T>& s, Arena& arena) {
+  static void outputs_of(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Saved<T>& s, Arena& arena,
+                         bool learns) {
     Index const k = s.experts.extent(1);
     s.sorted = arena.take<T>(Shape<2>{s.places.size(), d.d_model});
     s.outputs = arena.take<T>(s.sorted.shape());
+    s.hidden = learns ? arena.take<T>(Shape<2>{s.sorted.extent(0), fc1_rows<E>(d)}) : View<T, 2>{};
     gather_tokens(pass.ctx, GatherArgs<T>{.x = x, .order = s.order, .slots = k, .y = s.sorted});
     expert_mlp(pass.ctx, ExpertMlpArgs<T>{.x = s.sorted,
                                           .offsets = s.offsets,
@@ -236,7 +240,8 @@ struct MoE {
                                           .bias2 = p.bias2,
                                           .activation = E::activation(d),
                                           .gated = E::gated(d),
-                                          .y = s.outputs});
+                                          .y = s.outputs,
+                                          .hidden = s.hidden});
   }
 
   /// The gradient of everything that depends on the logits: the gates, and the router's own losses.

@@ -23,6 +23,7 @@ struct ExpertMlpBackwardArgs {
   View<accumulator_t<T>, 2> d_bias1{};  ///< optional (E, F1), added to
   View<accumulator_t<T>, 3> d_fc2{};    ///< optional (E, D, F), added to
   View<accumulator_t<T>, 2> d_bias2{};  ///< optional (E, D), added to
+  View<T const, 2> hidden{};            ///< optional (rows, F1): h as the forward pass left it
 };
 
 namespace detail {
@@ -44,6 +45,7 @@ struct expert_mlp_backward_fn {
     if (a.d_bias1) check_shape(op, "d_bias1", a.d_bias1, Shape<2>{E, F1}, "fc1");
     if (a.d_fc2) check_shape(op, "d_fc2", a.d_fc2, a.fc2.shape(), "fc2");
     if (a.d_bias2) check_shape(op, "d_bias2", a.d_bias2, Shape<2>{E, D}, "fc2");
+    if (a.hidden) check_shape(op, "hidden", a.hidden, Shape<2>{a.x.extent(0), F1}, "x and fc1");
     ProfileRange const range{op};
     expert_mlp_backward_on(ctx, a);
   }
@@ -51,8 +53,8 @@ struct expert_mlp_backward_fn {
 
 }  // namespace detail
 
-/// Gradients of `expert_mlp`. The hidden values are computed again, so that nothing but its inputs need be kept; with sums over the
-/// rows of expert e, and g and v the two halves of h with `gated`:
+/// Gradients of `expert_mlp`. Without `hidden` the hidden values are computed again, so that nothing but its inputs need be kept;
+/// with sums over the rows of expert e, and g and v the two halves of h with `gated`:
 ///
 ///   h = W1_e x + b1_e ;   a = act(h), or act(g) · v
 ///   d_a = W2_eᵀ d_y ;   d_W2_e += Σ d_y aᵀ ;   d_b2_e += Σ d_y
@@ -60,13 +62,14 @@ struct expert_mlp_backward_fn {
 ///   d_x = W1_eᵀ d_h ;   d_W1_e += Σ d_h xᵀ ;   d_b1_e += Σ d_h
 ///
 /// Shapes: x, d_y, d_x (rows, D); offsets (E + 1); fc1, d_fc1 (E, F1, D); bias1, d_bias1 (E, F1); fc2, d_fc2 (E, D, F); bias2,
-/// d_bias2 (E, D). Any strides. `d_x` is stored in `T` and overwritten; the gradients of the parameters are accumulator_t<T> and
-/// added to; an absent one is not computed. An expert without rows has its gradients left as they are, and rows from offsets[E] on
-/// are neither read nor written. h, a, d_a and d_h are each rounded to `T` once, h and a as in the forward pass; all sums are in
-/// accumulator_t<T>. On `Cpu` the result is the same bit for bit on any number of threads, and temporary memory is that of a
-/// bounded number of rows. `d_x` may be `d_y`; nothing else may alias. Does not synchronise. Throws `shape_error` naming the
-/// argument that disagrees, `value_error` on an unknown activation and on offsets that do not rise from 0 to at most `rows`;
-/// nothing is written then. Source: Anthony et al. 2024, arXiv:2402.01771; gated units Shazeer 2020, arXiv:2002.05202.
+/// d_bias2 (E, D); hidden (rows, F1). Any strides. `d_x` is stored in `T` and overwritten; the gradients of the parameters are
+/// accumulator_t<T> and added to; an absent one is not computed. An expert without rows has its gradients left as they are, and
+/// rows from offsets[E] on are neither read nor written. h, a, d_a and d_h are each rounded to `T` once, h and a as in the forward
+/// pass; all sums are in accumulator_t<T>. On `Cpu` the result is the same bit for bit on any number of threads, and temporary
+/// memory is that of a bounded number of rows. `d_x` may be `d_y`; nothing else may alias. Does not synchronise. Throws
+/// `shape_error` naming the argument that disagrees, `value_error` on an unknown activation and on offsets that do not rise from 0
+/// to at most `rows`; nothing is written then. Source: Anthony et al. 2024, arXiv:2402.01771; gated units Shazeer 2020,
+/// arXiv:2002.05202.
 inline constexpr detail::expert_mlp_backward_fn expert_mlp_backward{};
 
 }  // namespace blackmamba

@@ -17,6 +17,10 @@ void expert_mlp_backward_on(Reference const& ctx, ExpertMlpBackwardArgs<T> const
   for (Index e = 0; e < E; ++e)
     for (Index r = a.offsets(e); r < a.offsets(e + 1); ++r) {
       for (Index h = 0; h < F1; ++h) {
+        if (a.hidden) {
+          hidden(h) = a.hidden(r, h);
+          continue;
+        }
         A sum{0};
         for (Index d = 0; d < D; ++d) sum += widen(a.x(r, d)) * widen(a.fc1(e, h, d));
         if (a.bias1) sum += widen(a.bias1(e, h));

@@ -20,7 +20,8 @@ struct ExpertMlpArgs {
   View<T const, 2> bias2{};        ///< optional (E, D)
   Activation activation = Activation::identity;
   bool gated = false;
-  View<T, 2> y{};  ///< (rows, D)
+  View<T, 2> y{};       ///< (rows, D)
+  View<T, 2> hidden{};  ///< optional (rows, F1) out: h, for the backward pass
 };
 
 namespace detail {
@@ -36,6 +37,7 @@ struct expert_mlp_fn {
     if (a.bias2) check_shape("expert_mlp", "bias2", a.bias2, Shape<2>{E, D}, "fc2");
     check_shape("expert_mlp", "offsets", a.offsets, Shape<1>{E + 1}, "fc2");
     check_shape("expert_mlp", "y", a.y, a.x.shape(), "x");
+    if (a.hidden) check_shape("expert_mlp", "hidden", a.hidden, Shape<2>{a.x.extent(0), F1}, "x and fc1");
     ProfileRange const range{"expert_mlp"};
     expert_mlp_on(ctx, a);
   }
@@ -47,10 +49,10 @@ struct expert_mlp_fn {
 ///
 ///   h = W1_e x + b1_e ;   a = act(h), or act(first half of h) · second half with `gated` ;   y = W2_e a + b2_e
 ///
-/// Shapes: x, y (rows, D); offsets (E + 1); fc1 (E, F1, D); bias1 (E, F1); fc2 (E, D, F); bias2 (E, D). An expert may have no
-/// rows. Rows from offsets[E] on, which `dispatch` leaves to dropped assignments, are neither read nor written. Any strides.
-/// Stored in `T`, h and a as well: each is rounded once; all sums and the non-linearity are in accumulator_t<T>. On `Cpu` the
-/// result is the same bit for bit on any number of threads. `y` may be `x`; nothing else may alias. Does not synchronise.
+/// Shapes: x, y (rows, D); offsets (E + 1); fc1 (E, F1, D); bias1 (E, F1); fc2 (E, D, F); bias2 (E, D); hidden (rows, F1). An
+/// expert may have no rows. Rows from offsets[E] on, which `dispatch` leaves to dropped assignments, are neither read nor written.
+/// Any strides. Stored in `T`, h and a as well: each is rounded once; all sums and the non-linearity are in accumulator_t<T>. On
+/// `Cpu` the result is the same bit for bit on any number of threads. `y` may be `x`; nothing else may alias. Does not synchronise.
 /// Throws `shape_error` naming the argument that disagrees, `value_error` on an unknown activation and on offsets that do not rise
 /// from 0 to at most `rows`; nothing is written then.
 /// Source: Anthony et al. 2024, arXiv:2402.01771; gated units Shazeer 2020, arXiv:2002.05202.

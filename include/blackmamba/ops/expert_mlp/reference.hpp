@@ -33,6 +33,7 @@ void expert_mlp_on(Reference const& ctx, ExpertMlpArgs<T> const& a) {
         for (Index d = 0; d < D; ++d) sum += widen(a.x(r, d)) * widen(a.fc1(e, h, d));
         if (a.bias1) sum += widen(a.bias1(e, h));
         hidden(h) = static_cast<T>(sum);
+        if (a.hidden) a.hidden(r, h) = hidden(h);
       }
       for (Index h = 0; h < F; ++h) {
         A const activated = activate(a.activation, widen(hidden(h)));

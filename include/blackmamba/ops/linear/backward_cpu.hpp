@@ -9,29 +9,22 @@ namespace blackmamba {
 
 namespace detail {
 
-/// Calls `body(memory, tile)` for every tile on the context's threads; `memory` is the thread's own, of `elements` elements.
-template <class A, class Body>
-void over_tiles(Cpu const& ctx, Index tiles, Index elements, Body&& body) {
-  Index const slots = std::min<Index>(ctx.threads(), tiles);
-  auto const scope = ctx.scratch().scope();
-  auto const memory = ctx.scratch().template take<A>(Shape{slots, elements});
-  std::atomic<Index> next{0};
-  parallel_for(static_cast<int>(slots), slots, [&](Index slot) {
-    for (Index tile; (tile = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) body(&memory(slot, 0), tile);
-  });
-}
-
-/// d_x = d_y W, tile by tile, each summed over N in order. Seen by columns, the tile of d_x is Wᵀ · d_yᵀ.
+/// d_x = d_y W cut into tiles, each summed over N in order. Seen by columns, the tile of d_x is Wᵀ · d_yᵀ.
 template <Scalar T>
-void linear_backward_input(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
+struct InputGradientTiles {
   using A = accumulator_t<T>;
   using Tile = linear_tile;
   using Product = TileProduct<A, Eigen::ColMajor, Eigen::ColMajor>;
-  constexpr bool narrow = !std::is_same_v<T, A>;
-  constexpr Index widened = narrow ? (Tile::outputs + Tile::rows) * Tile::depth + Tile::outputs * Tile::rows : 0;
-  Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0);
-  Index const tiles_of_inputs = ceil_div(K, Tile::outputs), tiles = tiles_of_inputs * ceil_div(M, Tile::rows);
-  over_tiles<A>(ctx, tiles, Product::scratch + widened, [&](A* memory, Index tile) {
+  static constexpr bool narrow = !std::is_same_v<T, A>;
+  static constexpr Index elements =
+      Product::scratch + (narrow ? (Tile::outputs + Tile::rows) * Tile::depth + Tile::outputs * Tile::rows : 0);
+
+  static Index count(LinearBackwardArgs<T> const& a) {
+    return ceil_div(a.x.extent(1), Tile::outputs) * ceil_div(a.x.extent(0), Tile::rows);
+  }
+
+  static void run(LinearBackwardArgs<T> const& a, A* memory, Index tile) {
+    Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0), tiles_of_inputs = ceil_div(K, Tile::outputs);
     Product product{memory};
     A* const wide_w = memory + Product::scratch;
     A* const wide_y = wide_w + Tile::outputs * Tile::depth;
@@ -57,48 +50,44 @@ void linear_backward_input(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
       }
     }
     if constexpr (narrow) {
+      constexpr Index W = simd::width<A>;
       for (Index i = 0; i < rows; ++i) {
-        constexpr Index W = simd::width<A>;
         Index j = 0;
         for (; j + W <= inputs; j += W) simd::store(&a.d_x(m + i, k + j), simd::load(sums + i * sums_stride + j));
         for (; j < inputs; ++j) a.d_x(m + i, k + j) = static_cast<T>(sums[i * sums_stride + j]);
       }
     }
-  });
-}
+  }
+};
 
-/// d_weight += d_yᵀ x. Seen by columns, a tile of d_weight is xᵀ · d_y. A small weight has few tiles to share among threads and
-/// many rows to sum over, so the rows are cut into pieces with sums of their own, which are added in order afterwards.
+/// d_weight += d_yᵀ x cut into tiles, each summed over M in order. Seen by columns, a tile of d_weight is xᵀ · d_y.
 template <Scalar T>
-void linear_backward_weight(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
+struct WeightGradientTiles {
   using A = accumulator_t<T>;
   using Tile = linear_tile;
   using Product = TileProduct<A, Eigen::ColMajor, Eigen::RowMajor>;
-  constexpr bool narrow = !std::is_same_v<T, A>;
-  constexpr Index widened = narrow ? (Tile::outputs + Tile::rows) * Tile::depth : 0;
-  constexpr Index enough_tiles = 16, fewest_rows = 2 * Tile::depth;
-  Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0);
-  Index const tiles_of_inputs = ceil_div(K, Tile::outputs), tiles = tiles_of_inputs * ceil_div(N, Tile::rows);
-  if (tiles == 0 || M == 0) return;
-  Index const wanted = std::min(ceil_div(enough_tiles, tiles), ceil_div(M, fewest_rows));
-  Index const piece_rows = ceil_div(ceil_div(M, wanted), Tile::depth) * Tile::depth, pieces = ceil_div(M, piece_rows);
+  static constexpr bool narrow = !std::is_same_v<T, A>;
+  static constexpr Index elements = Product::scratch + (narrow ? (Tile::outputs + Tile::rows) * Tile::depth : 0);
 
-  auto const scope = ctx.scratch().scope();
-  View<A, 3> partial;
-  if (pieces > 1) partial = ctx.scratch().template take<A>(Shape{pieces, N, K});
-  over_tiles<A>(ctx, pieces * tiles, Product::scratch + widened, [&](A* memory, Index tile) {
+  static Index count(LinearBackwardArgs<T> const& a) {
+    return a.x.extent(0) == 0 ? 0 : ceil_div(a.x.extent(1), Tile::outputs) * ceil_div(a.weight.extent(0), Tile::rows);
+  }
+
+  static void run(LinearBackwardArgs<T> const& a, A* memory, Index tile) {
+    sum(a, memory, tile, 0, a.x.extent(0), a.d_weight, false);
+  }
+
+  /// Adds the rows [begin, end) to a tile of `sums`, which `fresh` sets to zero first.
+  static void sum(LinearBackwardArgs<T> const& a, A* memory, Index tile, Index begin, Index end, View<A, 2> sums, bool fresh) {
+    Index const K = a.x.extent(1), N = a.weight.extent(0), tiles_of_inputs = ceil_div(K, Tile::outputs);
     Product product{memory};
     A* const wide_x = memory + Product::scratch;
     A* const wide_y = wide_x + Tile::outputs * Tile::depth;
-    Index const piece = tile / tiles, within = tile % tiles;
-    Index const k = within % tiles_of_inputs * Tile::outputs, inputs = std::min(Tile::outputs, K - k);
-    Index const n = within / tiles_of_inputs * Tile::rows, outputs = std::min(Tile::rows, N - n);
-    View<A, 2> const sums = partial ? partial[piece] : a.d_weight;
-    if (partial)
+    Index const k = tile % tiles_of_inputs * Tile::outputs, inputs = std::min(Tile::outputs, K - k);
+    Index const n = tile / tiles_of_inputs * Tile::rows, outputs = std::min(Tile::rows, N - n);
+    if (fresh)
       for (Index i = 0; i < outputs; ++i) std::fill_n(&sums(n + i, k), inputs, A(0));
-
-    Index const end = std::min(M, (piece + 1) * piece_rows);
-    for (Index m = piece * piece_rows; m < end; m += Tile::depth) {
+    for (Index m = begin; m < end; m += Tile::depth) {
       Index const depth = std::min(Tile::depth, end - m);
       if constexpr (narrow) {
         widen_block(a.x, m, k, depth, inputs, wide_x);
@@ -108,6 +97,27 @@ void linear_backward_weight(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
         product(inputs, outputs, depth, &a.x(m, k), a.x.stride(0), &a.d_y(m, n), a.d_y.stride(0), &sums(n, k), sums.stride(0));
       }
     }
+  }
+};
+
+/// d_weight += d_yᵀ x. A small weight has few tiles to share among threads and many rows to sum over, so the rows are cut into
+/// pieces with sums of their own, which are added in order afterwards.
+template <Scalar T>
+void linear_backward_weight(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
+  using A = accumulator_t<T>;
+  using Tiles = WeightGradientTiles<T>;
+  constexpr Index enough_tiles = 16, depth = linear_tile::depth, fewest_rows = 2 * depth;
+  Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0), tiles = Tiles::count(a);
+  if (tiles == 0) return;
+  Index const wanted = std::min(ceil_div(enough_tiles, tiles), ceil_div(M, fewest_rows));
+  Index const piece_rows = ceil_div(ceil_div(M, wanted), depth) * depth, pieces = ceil_div(M, piece_rows);
+
+  auto const scope = ctx.scratch().scope();
+  View<A, 3> partial;
+  if (pieces > 1) partial = ctx.scratch().template take<A>(Shape{pieces, N, K});
+  over_tiles<A>(ctx, pieces * tiles, Tiles::elements, [&](A* memory, Index tile) {
+    Index const piece = tile / tiles, begin = piece * piece_rows;
+    Tiles::sum(a, memory, tile % tiles, begin, std::min(M, begin + piece_rows), partial ? partial[piece] : a.d_weight, pieces > 1);
   });
   if (!partial) return;
   parallel_ranges(ctx.threads(), N, 1 + (1 << 14) / K, [&](Index begin, Index end) {
@@ -118,6 +128,20 @@ void linear_backward_weight(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
         for (Index k = 0; k < K; ++k) to[k] += from[k];
       }
   });
+}
+
+/// The weights' gradients of the maps `of(i)`, i in [0, maps), each map with a weight of its own. Those with many rows are cut one
+/// by one; the tiles of the others are one heap of work.
+template <Scalar T, class Of>
+void linear_backward_weights(Cpu const& ctx, Index maps, Of&& of) {
+  constexpr Index many = 4 * linear_tile::depth;
+  over_tiles_of<WeightGradientTiles<T>>(ctx, maps, [&](Index i) {
+    LinearBackwardArgs<T> args = of(i);
+    if (args.x.extent(0) > many) args.x = args.x.slice(0, 0, 0);
+    return args;
+  });
+  for (Index i = 0; i < maps; ++i)
+    if (auto const args = of(i); args.x.extent(0) > many) linear_backward_weight(ctx, args);
 }
 
 /// d_bias += the sums of the columns of d_y, as many at once as the registers hold. Going down the rows is a stride in which the
@@ -156,7 +180,7 @@ void linear_backward_on(Cpu const& ctx, LinearBackwardArgs<T> const& a) {
   if (!fast) return linear_backward_on(static_cast<Reference const&>(ctx), a);
   if (a.d_weight) detail::linear_backward_weight(ctx, a);
   if (a.d_bias) detail::linear_backward_bias(ctx, a);
-  if (a.d_x) detail::linear_backward_input(ctx, a);
+  if (a.d_x) detail::over_tiles_of<detail::InputGradientTiles<T>>(ctx, 1, [&](Index) { return a; });
 }
 
 }  // namespace blackmamba

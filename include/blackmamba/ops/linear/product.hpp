@@ -54,57 +54,90 @@ void widen_block(View<T const, 2> const& from, Index row, Index column, Index co
   }
 }
 
-template <Scalar T>
-void linear_product(Cpu const& ctx, LinearArgs<T> const& a) {
-  using A = accumulator_t<T>;
-  using Tile = linear_tile;
-  constexpr bool narrow = !std::is_same_v<T, A>;
-  Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0);
-  Index const tiles_of_outputs = ceil_div(N, Tile::outputs), tiles = tiles_of_outputs * ceil_div(M, Tile::rows);
-  Index const slots = std::min<Index>(ctx.threads(), tiles);
-
-  // A thread's memory: packed operands, and for narrow storage their widened blocks and the sums.
-  Index const widened = narrow ? (Tile::outputs + Tile::rows) * Tile::depth + Tile::outputs * Tile::rows : 0;
+/// Calls `body(memory, tile)` for every tile on the context's threads; `memory` is the thread's own, of `elements` elements. It is
+/// taken for every thread, however many tiles there are, so that what is taken follows from less than the number of tiles.
+template <class A, class Body>
+void over_tiles(Cpu const& ctx, Index tiles, Index elements, Body&& body) {
   auto const scope = ctx.scratch().scope();
-  auto const memory = ctx.scratch().template take<A>(Shape{slots, TileProduct<A>::scratch + widened});
+  auto const memory = ctx.scratch().template take<A>(Shape{static_cast<Index>(ctx.threads()), elements});
+  Index const slots = std::min<Index>(ctx.threads(), tiles);
   std::atomic<Index> next{0};
   parallel_for(static_cast<int>(slots), slots, [&](Index slot) {
-    TileProduct<A> product{&memory(slot, 0)};
-    A* const wide_w = &memory(slot, 0) + TileProduct<A>::scratch;
+    for (Index tile; (tile = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) body(&memory(slot, 0), tile);
+  });
+}
+
+/// y = x Wᵀ + b cut into tiles, which may be done in any order. x, weight and y have contiguous rows.
+template <Scalar T>
+struct ProductTiles {
+  using A = accumulator_t<T>;
+  using Tile = linear_tile;
+  static constexpr bool narrow = !std::is_same_v<T, A>;
+  /// A thread's memory: packed operands, and for narrow storage their widened blocks and the sums.
+  static constexpr Index elements =
+      TileProduct<A>::scratch + (narrow ? (Tile::outputs + Tile::rows) * Tile::depth + Tile::outputs * Tile::rows : 0);
+
+  static Index count(LinearArgs<T> const& a) {
+    return ceil_div(a.weight.extent(0), Tile::outputs) * ceil_div(a.x.extent(0), Tile::rows);
+  }
+
+  static void run(LinearArgs<T> const& a, A* memory, Index tile) {
+    Index const M = a.x.extent(0), K = a.x.extent(1), N = a.weight.extent(0), tiles_of_outputs = ceil_div(N, Tile::outputs);
+    TileProduct<A> product{memory};
+    A* const wide_w = memory + TileProduct<A>::scratch;
     A* const wide_x = wide_w + Tile::outputs * Tile::depth;
     A* const wide_y = wide_x + Tile::rows * Tile::depth;
-    for (Index tile; (tile = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) {
-      Index const n = tile % tiles_of_outputs * Tile::outputs, outputs = std::min(Tile::outputs, N - n);
-      Index const m = tile / tiles_of_outputs * Tile::rows, rows = std::min(Tile::rows, M - m);
-      A* sums;
-      Index sums_stride;
-      if constexpr (narrow)
-        sums = wide_y, sums_stride = outputs;
-      else
-        sums = &a.y(m, n), sums_stride = a.y.stride(0);
-      for (Index i = 0; i < rows; ++i)
-        for (Index j = 0; j < outputs; ++j) sums[i * sums_stride + j] = a.bias ? widen(a.bias(n + j)) : A(0);
+    Index const n = tile % tiles_of_outputs * Tile::outputs, outputs = std::min(Tile::outputs, N - n);
+    Index const m = tile / tiles_of_outputs * Tile::rows, rows = std::min(Tile::rows, M - m);
+    A* sums;
+    Index sums_stride;
+    if constexpr (narrow)
+      sums = wide_y, sums_stride = outputs;
+    else
+      sums = &a.y(m, n), sums_stride = a.y.stride(0);
+    for (Index i = 0; i < rows; ++i)
+      for (Index j = 0; j < outputs; ++j) sums[i * sums_stride + j] = a.bias ? widen(a.bias(n + j)) : A(0);
 
-      for (Index k = 0; k < K; k += Tile::depth) {
-        Index const depth = std::min(Tile::depth, K - k);
-        if constexpr (narrow) {
-          widen_block(a.weight, n, k, outputs, depth, wide_w);
-          widen_block(a.x, m, k, rows, depth, wide_x);
-          product(outputs, rows, depth, wide_w, depth, wide_x, depth, sums, sums_stride);
-        } else {
-          product(outputs, rows, depth, &a.weight(n, k), a.weight.stride(0), &a.x(m, k), a.x.stride(0), sums, sums_stride);
-        }
-      }
-      if constexpr (narrow) {  // braces: without them nvcc 13 loses the end of the lambda
-        for (Index i = 0; i < rows; ++i) {
-          constexpr Index W = simd::width<A>;
-          Index j = 0;
-          for (; j + W <= outputs; j += W) simd::store(&a.y(m + i, n + j), simd::load(sums + i * sums_stride + j));
-          for (; j < outputs; ++j) a.y(m + i, n + j) = static_cast<T>(sums[i * sums_stride + j]);
-        }
+    for (Index k = 0; k < K; k += Tile::depth) {
+      Index const depth = std::min(Tile::depth, K - k);
+      if constexpr (narrow) {
+        widen_block(a.weight, n, k, outputs, depth, wide_w);
+        widen_block(a.x, m, k, rows, depth, wide_x);
+        product(outputs, rows, depth, wide_w, depth, wide_x, depth, sums, sums_stride);
+      } else {
+        product(outputs, rows, depth, &a.weight(n, k), a.weight.stride(0), &a.x(m, k), a.x.stride(0), sums, sums_stride);
       }
     }
+    if constexpr (narrow) {
+      constexpr Index W = simd::width<A>;
+      for (Index i = 0; i < rows; ++i) {
+        Index j = 0;
+        for (; j + W <= outputs; j += W) simd::store(&a.y(m + i, n + j), simd::load(sums + i * sums_stride + j));
+        for (; j < outputs; ++j) a.y(m + i, n + j) = static_cast<T>(sums[i * sums_stride + j]);
+      }
+    }
+  }
+};
+
+/// All tiles of the maps `of(i)`, i in [0, maps), as one heap of work: `Tiles` says what a tile is. `of` answers the same each
+/// time.
+template <class Tiles, class Of>
+void over_tiles_of(Cpu const& ctx, Index maps, Of&& of) {
+  Index total = 0;
+  for (Index i = 0; i < maps; ++i) total += Tiles::count(of(i));
+  over_tiles<typename Tiles::A>(ctx, total, Tiles::elements, [&](auto* memory, Index tile) {
+    for (Index i = 0;; ++i) {
+      auto const args = of(i);
+      Index const here = Tiles::count(args);
+      if (tile < here) return Tiles::run(args, memory, tile);
+      tile -= here;
+    }
   });
+}
+
+template <Scalar T>
+void linear_product(Cpu const& ctx, LinearArgs<T> const& a) {
+  over_tiles_of<ProductTiles<T>>(ctx, 1, [&](Index) { return a; });
 }
 
 }  // namespace blackmamba::detail

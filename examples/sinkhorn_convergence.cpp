@@ -232,6 +232,7 @@ std::string section(Kind kind, Options const& o, Study const& s) {
   plot::LineChart balance{.x_label = "iterations",
                           .y_label = "MaxVio of the argmax",
                           .series = {},
+                          .log_x = true,
                           .lines = {{s.of_logits, "argmax of the logits"}},
                           .from_zero = true};
   for (std::size_t k = 0; k < starts.size(); ++k) {

@@ -29,12 +29,14 @@ struct Router {
   std::string name;
   std::vector<Run const*> runs;
   std::vector<RunSummary> summaries;
+  std::vector<bool> reached;  ///< the last evaluation of the comparison
   std::size_t style = 0;
-  std::size_t complete = 0;  ///< runs that reached the last evaluation
+  std::size_t complete = 0;  ///< runs that did
 
   Spread over_seeds(double RunSummary::*field) const {
     std::vector<double> values;
-    for (auto const& s : summaries) values.push_back(s.*field);
+    for (std::size_t i = 0; i < runs.size(); ++i)
+      if (reached[i] || complete == 0) values.push_back(summaries[i].*field);
     return spread(values);
   }
 };
@@ -53,10 +55,11 @@ std::vector<Router> routers_of(Comparison const& comparison) {
   std::vector<Router> out;
   for (auto const& run : comparison.runs) {
     auto at = std::find_if(out.begin(), out.end(), [&](Router const& r) { return r.name == run.router; });
-    if (at == out.end()) at = out.insert(at, Router{run.router, {}, {}, out.size(), 0});
+    if (at == out.end()) at = out.insert(at, Router{run.router, {}, {}, {}, out.size(), 0});
     at->runs.push_back(&run);
     at->summaries.push_back(summarise(run));
     bool const complete = !run.evals.empty() && run.evals.back().step == last;
+    at->reached.push_back(complete);
     if (complete)
       ++at->complete;
     else
@@ -125,7 +128,8 @@ std::string routing_table(std::vector<Router> const& routers) {
   for (auto const& r : routers) {
     auto const end = [&](auto const& of, int digits) {
       std::vector<double> values;
-      for (auto const* run : r.runs) values.push_back(at_the_end(*run, of));
+      for (std::size_t i = 0; i < r.runs.size(); ++i)
+        if (r.reached[i] || r.complete == 0) values.push_back(at_the_end(*r.runs[i], of));
       return readable(spread(values).mean, digits);
     };
     auto const tokens = [](RoutingStats const& s) { return static_cast<double>(std::max<Index>(s.tokens, 1)); };
@@ -523,16 +527,16 @@ std::string report_page(Comparison const& comparison) {
       "<title>{}</title><style>{}{}</style></head><body><h1>{}</h1>",
       title, plot::style(), rules, title);
   out += fmt::format(
-      "<p class=\"lead\">The same model, trained with each router on the same text for {} steps ({} tokens), {} seed{} each. Text: "
-      "{}.</p>",
-      readable(static_cast<double>(steps), 12), readable(static_cast<double>(tokens), 15), seeds, seeds == 1 ? "" : "s",
-      escape(comparison.data));
+      "<p class=\"lead\">The same model, trained with each router on the same text for {} steps ({} tokens), {}{} seed{} each. "
+      "Text: {}.</p>",
+      readable(static_cast<double>(steps), 12), readable(static_cast<double>(tokens), 15), stopped.empty() ? "" : "up to ", seeds,
+      seeds == 1 ? "" : "s", escape(comparison.data));
   if (routers.empty()) return out + "<p>No run has begun.</p></body></html>\n";
   out += findings(routers) + learning_text(routers, comparison.unigram_entropy_bits);
   if (!stopped.empty()) out += "<p>Runs that did not finish:</p><ul>" + stopped + "</ul>";
   out += "<section><h2>Results</h2>" + summary_table(routers) +
-         "<p class=\"note\">Best first. Mean ± standard deviation over the seeds. MaxVio is the busiest expert's load over the "
-         "mean load, less 1; "
+         "<p class=\"note\">Best first. Mean ± standard deviation over the seeds; a run that did not reach the last "
+         "evaluation is left out. MaxVio is the busiest expert's load over the mean load, less 1; "
          "dropped is the share of assignments that found their expert full: both over the layers and the last tenth of the "
          "steps.</p></section>";
   out += "<section><h2>Are the differences more than chance?</h2>" + significance_text(routers) + "</section>";

@@ -126,6 +126,7 @@ TEST_CASE("report: a run that fell short keeps out of the results, and is named 
   check_well_formed(page);
   CHECK(has(page, "b, seed 1: the loss is not a number"));
   CHECK(has(page, "1 of 2"));
+  CHECK(has(page, "up to 2 seeds each"));
   CHECK(has(page, "from 2.15 to 2.4 bits per byte"));
 }
 

@@ -37,6 +37,22 @@ Index next_best(Index begin, Index end, Index previous, Value const& value, Allo
   return next;
 }
 
+/// Writes to best(0) … best(k - 1) the first k of those in [begin, end) that are allowed, in the order (value down, index up).
+template <class A, class Value, class Allowed, class Best>
+void k_best(Index begin, Index end, Index k, Value const& value, Allowed const& allowed, Best&& best) {
+  Index found = 0;
+  A least{0};
+  for (Index j = begin; j < end; ++j) {
+    if (!allowed(j)) continue;
+    A const v = value(j);
+    if (found == k && !(v > least)) continue;
+    Index at = found < k ? found++ : k - 1;
+    for (; at > 0 && v > value(best(at - 1)); --at) best(at) = best(at - 1);
+    best(at) = static_cast<int>(j);
+    least = value(best(found - 1));
+  }
+}
+
 }  // namespace detail
 
 template <std::derived_from<Reference> Ctx, Scalar A>
@@ -62,8 +78,7 @@ void route_choose_on(Ctx const& ctx, RouteChooseArgs<A> const& a) {
       for (Index h = 0; h < a.groups; ++h) better += of_group(i, h) > of_group(i, g) || (of_group(i, h) == of_group(i, g) && h < g);
       return better < a.groups_kept;
     };
-    Index at = -1;
-    for (Index s = 0; s < k; ++s) a.experts(i, s) = static_cast<int>(at = detail::next_best<A>(0, E, at, value, kept));
+    detail::k_best<A>(0, E, k, value, kept, a.experts[i]);
   });
 }
 

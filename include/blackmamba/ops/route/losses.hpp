@@ -63,11 +63,10 @@ accumulator_t<T> balance_loss_on(Ctx const& ctx, BalanceLossArgs<T> const& a) {
     Index const begin = sequences[s].begin, end = sequences[s].end;
     if (begin == end) continue;
     A const length(static_cast<double>(end - begin));
-    for (Index e = 0; e < E; ++e) {
-      share(e) = a.counts ? a.counts(e) : A(0), mean(e) = A(0);
-      for (Index i = begin; i < end; ++i) mean(e) += p(i, e);
-      mean(e) /= length;
-    }
+    for (Index e = 0; e < E; ++e) share(e) = a.counts ? a.counts(e) : A(0), mean(e) = A(0);
+    for (Index i = begin; i < end; ++i)
+      for (Index e = 0; e < E; ++e) mean(e) += p(i, e);
+    for (Index e = 0; e < E; ++e) mean(e) /= length;
     if (!a.counts)
       for (Index i = begin; i < end; ++i)
         for (Index slot = 0; slot < slots; ++slot)
@@ -116,16 +115,16 @@ accumulator_t<T> sparsity_loss_on(Ctx const& ctx, SparsityLossArgs<T> const& a) 
   Index const tokens = a.logits.extent(0), E = a.logits.extent(1);
   if (tokens == 0) return A(0);
   auto const scope = ctx.scratch().scope();
-  auto const factor = ctx.scratch().template take<A>(Shape<1>{E});
+  auto const factor = ctx.scratch().template take<A>(Shape<1>{E}), sum = ctx.scratch().template take_zeros<A>(Shape<1>{E});
+  auto const active = ctx.scratch().template take_zeros<Index>(Shape<1>{E});
   double const n = static_cast<double>(tokens), k = static_cast<double>(a.k);
+  for (Index i = 0; i < tokens; ++i)
+    for (Index e = 0; e < E; ++e)
+      if (A const x = widen(a.logits(i, e)); x > A(0)) sum(e) += x, ++active(e);
   A total{0};
   for (Index e = 0; e < E; ++e) {
-    A sum{0};
-    Index active = 0;
-    for (Index i = 0; i < tokens; ++i)
-      if (A const x = widen(a.logits(i, e)); x > A(0)) sum += x, ++active;
-    factor(e) = A(static_cast<double>(E) * static_cast<double>(active) / (k * n * n));
-    total += factor(e) * sum;
+    factor(e) = A(static_cast<double>(E) * static_cast<double>(active(e)) / (k * n * n));
+    total += factor(e) * sum(e);
   }
   if (a.d_logits)
     detail::for_each_token(ctx, tokens, E, [&](Index i) {

@@ -72,10 +72,16 @@ void balance_thresholds_on(Ctx const& ctx, BalanceThresholdsArgs<A> const& a) {
   auto const column = ctx.scratch().template take<A>(Shape<2>{E, tokens});
   // What a token asks of an expert: to be better than the best one that it does without.
   detail::for_each_token(ctx, tokens, E * (a.k + 1), [&](Index i) {
-    auto const value = [&](Index j) { return a.scores(i, j) - a.thresholds(j); };
-    Index at = -1;
-    for (Index s = 0; s <= a.k; ++s) at = detail::next_best<A>(0, E, at, value, [](Index) { return true; });
-    margin(i) = value(at);
+    A* const best = &column.data()[i * E];  // the largest so far, in room that is not yet needed
+    Index found = 0;
+    for (Index j = 0; j < E; ++j) {
+      A const v = a.scores(i, j) - a.thresholds(j);
+      if (found > a.k && !(v > best[a.k])) continue;
+      Index at = found <= a.k ? found++ : a.k;
+      for (; at > 0 && v > best[at - 1]; --at) best[at] = best[at - 1];
+      best[at] = v;
+    }
+    margin(i) = best[a.k];
   });
   // And what an expert asks of a token: to be better than the best one that it does without.
   parallel_for(ctx.threads(), E, [&](Index e) {

@@ -20,6 +20,7 @@
 #include <blackmamba/core/simd_math.hpp>
 #include <blackmamba/core/tensor.hpp>
 #include <blackmamba/core/view.hpp>
+#include <blackmamba/core/worker_pool.hpp>
 
 #include <blackmamba/ops/activation/activation.hpp>
 #include <blackmamba/ops/activation/backward.hpp>

@@ -1,10 +1,14 @@
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/parallel.hpp>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <mutex>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "support/op_test.hpp"
@@ -61,7 +65,47 @@ TEST_CASE("parallel: pieces cover the range in pieces of the grain, the same one
     }
 }
 
-TEST_CASE("parallel: OpenMP's number of threads is what a context starts with") {
+TEST_CASE("parallel: loops one after another, of any size, lose and repeat nothing") {
+  // Threads come late to short loops and to loops that are over: 20,000 chances for it.
+  std::vector<std::atomic<int>> visits(64);
+  for (int loop = 0; loop < 20'000; ++loop)
+    parallel_for(2 + loop % 3, 1 + loop % 64,
+                 [&](Index i) { visits[static_cast<std::size_t>(i)].fetch_add(1, std::memory_order_relaxed); });
+  int wanted = 0;
+  for (int i = 63; i >= 0; --i) {
+    for (int loop = 0; loop < 20'000; ++loop) wanted += loop % 64 == i;
+    CHECK(visits[static_cast<std::size_t>(i)] == wanted);
+  }
+}
+
+TEST_CASE("parallel: a loop within a loop, and loops of several threads at once, are done by their callers") {
+  std::atomic<int> sum{0};
+  parallel_for(3, 10, [&](Index) { parallel_for(3, 10, [&](Index i) { sum += static_cast<int>(i); }); });
+  CHECK(sum == 450);
+  std::vector<std::thread> callers;
+  for (int t = 0; t < 4; ++t)
+    callers.emplace_back([&] {
+      for (int loop = 0; loop < 200; ++loop) parallel_for(2, 10, [&](Index i) { sum += static_cast<int>(i); });
+    });
+  for (auto& caller : callers) caller.join();
+  CHECK(sum == 450 + 4 * 200 * 45);
+}
+
+TEST_CASE("parallel: a process that has forked goes on alone") {
+  parallel_for(4, 100, [](Index) {});
+  pid_t const child = ::fork();
+  if (child == 0) {
+    std::atomic<int> sum{0};
+    parallel_for(4, 100, [&](Index i) { sum += static_cast<int>(i); });
+    std::exit(sum == 4950 ? 0 : 1);  // with the destructors of statics
+  }
+  int status = -1;
+  REQUIRE(::waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+}
+
+TEST_CASE("parallel: the processors there are, or OMP_NUM_THREADS, is what a context starts with") {
   CHECK(available_threads() >= 1);
   CHECK(Cpu{}.threads() == available_threads());
   CHECK(Cpu{3}.threads() == 3);

@@ -22,13 +22,7 @@ static Computed computed() {
   for (Index i = 0; i < scale.size(); ++i) scale.data()[i] = 1;
   rms_norm(Cpu{2}, RmsNormArgs<float>{.x = x, .weight = scale, .y = normalised});
   linear(Cpu{2}, LinearArgs<float>{.x = normalised, .weight = weight, .y = y});
-#if defined(_OPENMP)
-  bool const openmp = true;
-#else
-  bool const openmp = false;
-#endif
-  return {concat("packs of ", simd::width<float>, ", Eigen's packets of ", int{Eigen::internal::packet_traits<float>::size},
-                 ", OpenMP ", openmp),
+  return {concat("packs of ", simd::width<float>, ", Eigen's packets of ", int{Eigen::internal::packet_traits<float>::size}),
           {y.data(), y.data() + y.size()}};
 }
 

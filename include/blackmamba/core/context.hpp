@@ -37,7 +37,7 @@ class Reference {
 /// The fast CPU context.
 class Cpu : public Reference {
  public:
-  /// As many threads as OpenMP would use, which honours OMP_NUM_THREADS.
+  /// As many threads as there are processors for this process, or as OMP_NUM_THREADS says.
   Cpu() : Cpu{available_threads()} {}
 
   /// Throws `value_error` if `threads` < 1.

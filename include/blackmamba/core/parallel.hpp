@@ -2,24 +2,12 @@
 /// \file
 /// Loops over threads. The work is cut into pieces that do not depend on the number of threads, so neither do the results.
 
-#include <exception>
-
-#include <blackmamba/core/config.hpp>
-
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
+#include <blackmamba/core/worker_pool.hpp>
 
 namespace blackmamba {
 
-/// Threads that OpenMP would use now (OMP_NUM_THREADS is honoured); 1 when the program is built without OpenMP.
-inline int available_threads() {
-#if defined(_OPENMP)
-  return omp_get_max_threads();
-#else
-  return 1;
-#endif
-}
+/// Threads that a context starts with: the processors that the process may use, or what OMP_NUM_THREADS says.
+inline int available_threads() { return detail::default_threads(); }
 
 /// Calls `body(i)` for every i in [0, count), on up to `threads` threads, in no particular order. Iterations must not depend on
 /// each other. An exception from any of them is rethrown here once all threads are done.
@@ -29,21 +17,7 @@ void parallel_for(int threads, Index count, Body&& body) {
     for (Index i = 0; i < count; ++i) body(i);
     return;
   }
-#if defined(_OPENMP)
-  std::exception_ptr failure;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (Index i = 0; i < count; ++i) {
-    try {
-      body(i);
-    } catch (...) {
-#pragma omp critical(blackmamba_parallel_for)
-      failure = std::current_exception();
-    }
-  }
-  if (failure) std::rethrow_exception(failure);
-#else
-  for (Index i = 0; i < count; ++i) body(i);
-#endif
+  detail::WorkerPool::instance().run(threads, count, body);
 }
 
 /// Cuts [0, count) into pieces of `grain` and calls `body(begin, end)` for each, on up to `threads` threads.

@@ -88,10 +88,20 @@ SelectiveScanBackwardArgs<T> backward_args(ScanProblem<T> const& p, Incoming<T> 
 }
 
 template <class T, class Ctx>
-Gradients<T> run(Ctx const& ctx, ScanProblem<T> const& p, Incoming<T> const& incoming, View<Index const, 1> offsets = {}) {
+Gradients<T> run(Ctx const& ctx, ScanProblem<T> const& p, Incoming<T> const& incoming, View<Index const, 1> offsets = {},
+                 bool with_kept = false) {
   Gradients<T> out{p};
   auto args = backward_args(p, incoming, out);
   args.offsets = offsets;
+  Tensor<accumulator_t<T>, 4> kept;
+  if (with_kept) {
+    Tensor<T, 3> y{p.u.shape()};
+    kept = Tensor<accumulator_t<T>, 4>{Shape<4>{p.u.extent(0), scan_chunks(p.u.extent(1)), p.A.extent(1), p.u.extent(2)}};
+    auto forward = p.args();
+    forward.offsets = offsets, forward.y = y, forward.last_state = {}, forward.kept = kept;
+    selective_scan(ctx, forward);
+    args.kept = kept;
+  }
   selective_scan_backward(ctx, args);
   return out;
 }
@@ -113,12 +123,17 @@ void check(ScanSizes const& s, ScanOptions const& options, View<Index const, 1> 
   auto const on = [&](auto const& ctx) {
     INFO(concat("B ", s.B, ", L ", s.L, ", D ", s.D, ", N ", s.N, ", G ", s.G, ", threads ", ctx.threads(), ", "),
          options.describe());
-    auto got = run(ctx, problem, incoming, offsets);
-    got.with(exact, [&](char const* name, auto const& mine, auto const& theirs) {
-      INFO(name);
-      CHECK_CLOSE(verify::compare(mine.view(), theirs.view(), cost(s)));
-    });
-    return got;
+    auto const checked = [&](bool with_kept) {
+      INFO(concat("states of the forward pass: ", with_kept));
+      auto got = run(ctx, problem, incoming, offsets, with_kept);
+      got.with(exact, [&](char const* name, auto const& mine, auto const& theirs) {
+        INFO(name);
+        CHECK_CLOSE(verify::compare(mine.view(), theirs.view(), cost(s)));
+      });
+      return got;
+    };
+    checked(false);
+    return checked(true);
   };
   on(Reference{});
   auto one = on(Cpu{1}), two = on(Cpu{2});

@@ -80,12 +80,13 @@ struct Mamba {
   /// What the backward pass needs beside the input.
   template <class T>
   struct Saved {
-    View<T, 3> xz{};                ///< (B, L, 2 d_inner) in_proj(input)
-    View<T, 3> u{};                 ///< (B, L, d_inner)
-    View<T, 3> dbc{};               ///< (B, L, dt_rank + 2 G N) x_proj(u)
-    View<T, 3> delta{};             ///< (B, L, d_inner) before bias and softplus
-    View<T, 3> gated{};             ///< (B, L, d_inner) what out_proj reads
-    View<accumulator_t<T>, 2> A{};  ///< (d_inner, N)
+    View<T, 3> xz{};                   ///< (B, L, 2 d_inner) in_proj(input)
+    View<T, 3> u{};                    ///< (B, L, d_inner)
+    View<T, 3> dbc{};                  ///< (B, L, dt_rank + 2 G N) x_proj(u)
+    View<T, 3> delta{};                ///< (B, L, d_inner) before bias and softplus
+    View<T, 3> gated{};                ///< (B, L, d_inner) what out_proj reads
+    View<accumulator_t<T>, 2> A{};     ///< (d_inner, N)
+    View<accumulator_t<T>, 4> kept{};  ///< (B, scan_chunks(L), N, d_inner) states of the scan
   };
 
   /// x, y (B, L, d_model). With a state, sequences go on from it and leave theirs in it. No aliasing.
@@ -97,7 +98,7 @@ struct Mamba {
     bool const keeps = saved && pass.keep == Keep::activations;
     Saved<T> own;
     Saved<T>& s = keeps ? *saved : own;
-    gated_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, state);
+    gated_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, state, keeps);
     linear(pass.ctx, LinearArgs<T>{.x = s.gated.rows(), .weight = p.out_proj, .bias = p.out_proj_bias, .y = y.rows()});
   }
 
@@ -110,7 +111,7 @@ struct Mamba {
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
     Saved<T> s = saved;
-    if (pass.keep == Keep::inputs) gated_of(pass, d, p, x, s, scratch);
+    if (pass.keep == Keep::inputs) gated_of(pass, d, p, x, s, scratch, static_cast<State<T> const*>(nullptr), true);
 
     auto const d_gated = scratch.take<T>(Shape<3>{B, L, I});
     linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = s.gated.rows(),
@@ -135,6 +136,7 @@ struct Mamba {
                                                                    .delta_bias = p.dt_bias,
                                                                    .delta_softplus = true,
                                                                    .offsets = pass.offsets,
+                                                                   .kept = s.kept,
                                                                    .d_y = d_gated,
                                                                    .d_u = d_u,
                                                                    .d_delta = d_delta,
@@ -209,10 +211,10 @@ struct Mamba {
   }
 
  private:
-  /// All of `s`, in memory of `arena`.
+  /// All of `s`, in memory of `arena`; the states of the scan only for a backward pass.
   template <class Ctx, Scalar T>
   static void gated_of(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 3> x, Saved<T>& s, Arena& arena,
-                       State<T> const* state = nullptr) {
+                       State<T> const* state, bool learns) {
     Index const B = x.extent(0), L = x.extent(1), I = d.inner(), R = d.rank(), N = d.d_state, G = d.n_groups;
     s.xz = arena.take<T>(Shape<3>{B, L, 2 * I});
     linear(pass.ctx, LinearArgs<T>{.x = x.rows(), .weight = p.in_proj, .bias = p.in_proj_bias, .y = s.xz.rows()});
@@ -241,6 +243,7 @@ struct Mamba {
                               .delta_softplus = true,
                               .offsets = pass.offsets,
                               .y = s.gated};
+    if (learns) scan.kept = s.kept = arena.take<accumulator_t<T>>(Shape<4>{B, scan_chunks(L), N, I});
     if (state) scan.initial_state = scan.last_state = state->scan;
     selective_scan(pass.ctx, scan);
   }

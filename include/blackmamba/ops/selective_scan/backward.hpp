@@ -22,6 +22,7 @@ struct SelectiveScanBackwardArgs {
   bool delta_softplus = false;         ///< as in the forward pass
   View<Index const, 1> offsets{};      ///< (S + 1) as in the forward pass
   View<Acc const, 3> initial_state{};  ///< (B or S, D, N) absent: 0
+  View<Acc const, 4> kept{};           ///< (B, scan_chunks(L), N, D) as the forward pass left it; absent: computed again
 
   View<T const, 3> d_y{};             ///< (B, L, D)
   View<Acc const, 3> d_last_state{};  ///< (B or S, D, N) absent: 0
@@ -56,6 +57,7 @@ struct selective_scan_backward_fn {
     if (a.delta_bias) check_shape(op, "delta_bias", a.delta_bias, Shape<1>{D}, "u");
     Shape<3> const state{sequence_count(op, a.offsets, shape[0]), D, N};
     if (a.initial_state) check_shape(op, "initial_state", a.initial_state, state, "u and A");
+    if (a.kept) check_shape(op, "kept", a.kept, Shape<4>{shape[0], scan_chunks(shape[1]), N, D}, "u and A");
     if (a.d_last_state) check_shape(op, "d_last_state", a.d_last_state, state, "u and A");
 
     check_value(!a.d_D || a.D, op, "d_D is asked for, and D is absent");
@@ -90,12 +92,12 @@ struct selective_scan_backward_fn {
 /// Gradients of activations (d_u, d_delta, d_B, d_C, d_z) are stored in `T`, rounded once, and overwritten; those of parameters
 /// (d_A, d_D, d_delta_bias) are accumulator_t<T> and added to; d_initial_state is accumulator_t<T> and overwritten. An absent one
 /// is not computed; d_initial_state may be asked for where the initial state was absent and so 0. Nothing of the forward pass is
-/// needed but its inputs: states are recomputed. On the fast CPU path that takes one kept state for each of about sqrt(2 L) chunks
-/// of time and the states of one chunk, about 4 sqrt(L) D N accumulators of scratch memory for each batch entry in flight, one of
-/// them or as many as keep the threads busy. Any strides, no aliasing. Results do not depend on the number of threads. Does not
-/// synchronise. Throws `shape_error` naming the argument that disagrees; `value_error` when a gradient of an absent input is asked
-/// for, and on offsets that do not ascend from 0 to L. Source: Gu & Dao 2023, arXiv:2312.00752, section 3.3.2, for the
-/// recomputation.
+/// needed but its inputs: states are recomputed. On the fast CPU path that takes, unless the forward pass has kept it in `kept`,
+/// which no other path reads, one state for each of about sqrt(2 L) chunks of time and the states of one chunk, about 4 sqrt(L) D N
+/// accumulators of scratch memory for each batch entry in flight, one of them or as many as keep the threads busy. Any strides, no
+/// aliasing. Results do not depend on the number of threads. Does not synchronise. Throws `shape_error` naming the argument that
+/// disagrees; `value_error` when a gradient of an absent input is asked for, and on offsets that do not ascend from 0 to L. Source:
+/// Gu & Dao 2023, arXiv:2312.00752, section 3.3.2, for the recomputation.
 inline constexpr detail::selective_scan_backward_fn selective_scan_backward{};
 
 }  // namespace blackmamba

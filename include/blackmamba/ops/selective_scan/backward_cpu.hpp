@@ -21,23 +21,24 @@ template <class Acc>
 struct ScanBackwardPlan {
   static constexpr Index W = simd::width<Acc>, most_packs = 4;
   Index L, N, per_group, packs, blocks_per_group, blocks, chunk, chunks;
+  Index kept;  ///< states that the pass forward is to keep: none if the caller has them
 
-  ScanBackwardPlan(Index length, Index states, Index groups, Index channels_per_group)
+  ScanBackwardPlan(Index length, Index states, Index groups, Index channels_per_group, bool has_kept_states)
       : L{length},
         N{states},
         per_group{channels_per_group},
         packs{std::min(most_packs, ceil_div(per_group, W))},
         blocks_per_group{ceil_div(per_group, packs * W)},
         blocks{groups * blocks_per_group},
-        // Two states of every time in a chunk and one a chunk: least memory where there are twice as many chunks as times in one.
-        chunk{1 + static_cast<Index>(std::sqrt(static_cast<double>(length) / 2))},
-        chunks{ceil_div(length, chunk)} {}
+        chunk{scan_chunk(length)},
+        chunks{scan_chunks(length)},
+        kept{has_kept_states ? 0 : chunks} {}
 
   Index state_size() const { return packs * N * W; }
   Index row_size() const { return packs * W; }
   /// Accumulators of memory for one block of one batch entry.
   Index block_size() const {
-    return (4 + chunks + 2 * chunk) * state_size() + (2 + chunk) * row_size() + 2 * N * W + ceil_div(2 * N, W) * W;
+    return (4 + kept + 2 * chunk) * state_size() + (2 + chunk) * row_size() + 2 * N * W + ceil_div(2 * N, W) * W;
   }
   /// Chunks between two sums of the blocks' shares: threads meet seldom, and the shares take as much memory as the kept states.
   Index span() const { return std::max(Index{1}, row_size() / 2); }
@@ -52,7 +53,7 @@ class ScanBackwardBlock {
   using Acc = accumulator_t<T>;
   using Pack = simd::pack<Acc>;
   using Plan = ScanBackwardPlan<Acc>;
-  static constexpr Index W = Plan::W;
+  static constexpr Index W = Plan::W, ahead = 8;
 
  public:
   ScanBackwardBlock(SelectiveScanBackwardArgs<T> const& a, Sequences const& sequences, Plan const& plan, Index batch, Index block,
@@ -65,7 +66,7 @@ class ScanBackwardBlock {
     auto const take = [&](Index size) { return std::exchange(memory, memory + size); };
     Index const state = plan.state_size(), row = plan.row_size();
     A_ = take(state), h_ = take(state), g_ = take(state), d_A_ = take(state);
-    kept_ = take(plan.chunks * state), decay_ = take(plan.chunk * state), carried_ = take(plan.chunk * state);
+    kept_ = take(plan.kept * state), decay_ = take(plan.chunk * state), carried_ = take(plan.chunk * state);
     d_D_ = take(row), d_bias_ = take(row), delta_ = take(plan.chunk * row);
     d_B_ = take(N_ * W), d_C_ = take(N_ * W), B_ = take(N_), C_ = take(N_);
     for (Index j = 0; j < packs_; ++j) {
@@ -74,13 +75,14 @@ class ScanBackwardBlock {
     }
   }
 
-  /// The pass forward.
+  /// The pass forward, where its states are not at hand.
   void begin() {
     constexpr Acc inverse_ln2 = Acc(1.44269504088896340735992468100189214L);
     fill(A_, [&](Index d, Index n) { return a_.A(d, n) * inverse_ln2; });
     Index const state = plan_.state_size();
     std::fill_n(d_A_, state, Acc(0));
     std::fill_n(d_D_, 2 * plan_.row_size(), Acc(0));
+    if (a_.kept) return;
     std::fill_n(h_, state, Acc(0));
     for (Index c = 0; c < plan_.chunks; ++c) {
       std::copy_n(h_, state, kept_ + c * state);
@@ -90,7 +92,12 @@ class ScanBackwardBlock {
 
   /// One chunk forward and back. Writes this block's shares of d_B and d_C, (times, 2, N).
   void chunk(Index c, View<Acc, 3> shares) {
-    std::copy_n(kept_ + c * plan_.state_size(), plan_.state_size(), h_);
+    if (a_.kept)
+      for (Index j = 0; j < packs_; ++j)
+        for (Index n = 0; n < N_; ++n)
+          simd::store(h_ + (j * N_ + n) * W, load_lanes(&a_.kept(b_, c, n, channel(j)), a_.kept.stride(3), lanes(j)));
+    else
+      std::copy_n(kept_ + c * plan_.state_size(), plan_.state_size(), h_);
     forward<true>(c);
     Index s = sequence_at(plan_.end(c) - 1);
     for (Index t = plan_.end(c) - 1; t >= plan_.begin(c); --t) {
@@ -163,9 +170,19 @@ class ScanBackwardBlock {
     return load_lanes(&a_.delta(b_, t, channel(j)), a_.delta.stride(2), lanes(j)) + bias_[j];
   }
 
+  /// Asks for this block's part of a row that comes some steps later: going from row to row is a stride in which the machine sees
+  /// no stream.
+  template <class S>
+  void ask_for(View<S, 3> const& rows, Index t) const {
+    if (!rows || t < 0 || t >= plan_.L) return;
+    S const* const from = &rows(b_, t, first_);
+    for (Index i = 0; i < count_; i += 64 / static_cast<Index>(sizeof(S))) __builtin_prefetch(from + i);
+  }
+
   /// Step i of a chunk: keeps the step sizes, exp(δ A) and its product with the state before.
   template <bool keep>
   void step(Index t, Index i) {
+    ask_for(a_.delta, t + ahead), ask_for(a_.u, t + ahead);
     load_rows(t);
     Pack delta[Plan::most_packs], input[Plan::most_packs];
     for (Index j = 0; j < packs_; ++j) {
@@ -196,6 +213,8 @@ class ScanBackwardBlock {
 
   void step_back(Index t, Index i) {
     constexpr Acc ln2 = Acc(0.693147180559945309417232121458176568L);
+    ask_for(a_.d_y, t - ahead), ask_for(a_.z, t - ahead);
+    ask_for(a_.d_delta, t - ahead), ask_for(a_.d_u, t - ahead), ask_for(a_.d_z, t - ahead);
     load_rows(t);
     std::fill_n(d_B_, 2 * N_ * W, Acc(0));
     Pack u[Plan::most_packs], d_sum[Plan::most_packs], d_gate[Plan::most_packs];
@@ -290,7 +309,7 @@ void selective_scan_backward_on(Cpu const& ctx, SelectiveScanBackwardArgs<T> con
           for (Index n = 0; n < N; ++n) a.d_initial_state(s, d, n) = a.d_last_state ? a.d_last_state(s, d, n) : Acc(0);
   if (L == 0) return;
 
-  detail::ScanBackwardPlan<Acc> const plan{L, N, groups, a.u.extent(2) / groups};
+  detail::ScanBackwardPlan<Acc> const plan{L, N, groups, a.u.extent(2) / groups, bool(a.kept)};
   // Batch entries at once: enough that threads meet seldom, since where they have to share cores each meeting waits for a turn.
   Index const together = std::min(batch, ceil_div(Index{32} * ctx.threads(), plan.blocks));
   auto const scope = ctx.scratch().scope();

@@ -41,7 +41,13 @@ class ScanBlock {
   static Index working_size(Index N) { return 2 * most_channels * N + ceil_div(2 * N, W) * W; }
 
   ScanBlock(SelectiveScanArgs<T> const& a, Index group, Index first, Index count, Acc* memory)
-      : a_{a}, N_{a.A.extent(1)}, group_{group}, first_{first}, count_{count}, packs_{ceil_div(count, W)} {
+      : a_{a},
+        N_{a.A.extent(1)},
+        group_{group},
+        first_{first},
+        count_{count},
+        packs_{ceil_div(count, W)},
+        chunk_{scan_chunk(a.u.extent(1))} {
     A_ = memory, h_ = A_ + most_channels * N_, B_ = h_ + most_channels * N_, C_ = B_ + N_;
     // exp(δ A) is taken as 2^(δ (A / ln 2)), which spares a product for each of them.
     constexpr Acc inverse_ln2 = Acc(1.44269504088896340735992468100189214L);
@@ -70,6 +76,7 @@ class ScanBlock {
 
   /// All packs together in each phase, so that the long chains of softplus and of the gate overlap.
   void step(Index b, Index t) {
+    if (a_.kept && t % chunk_ == 0) keep(b, t / chunk_);
     for (Index n = 0; n < N_; ++n) {
       B_[n] = widen(a_.B(b, t, group_, n));
       C_[n] = widen(a_.C(b, t, group_, n));
@@ -89,6 +96,12 @@ class ScanBlock {
     }
   }
 
+  void keep(Index b, Index c) const {
+    for (Index j = 0; j < packs_; ++j)
+      for (Index n = 0; n < N_; ++n)
+        store_lanes(&a_.kept(b, c, n, channel(j)), a_.kept.stride(3), lanes(j), simd::load(h_ + (j * N_ + n) * W));
+  }
+
   Pack update(Index j, Pack delta, Pack input) {
     Index const N = N_;
     Acc const *const A = A_ + j * N * W, *const B = B_, *const C = C_;
@@ -104,7 +117,7 @@ class ScanBlock {
   }
 
   SelectiveScanArgs<T> const& a_;
-  Index N_, group_, first_, count_, packs_;
+  Index N_, group_, first_, count_, packs_, chunk_;
   Acc *A_, *h_, *B_, *C_;
   Pack D_[most_packs], bias_[most_packs];
 };

@@ -2,12 +2,19 @@
 /// \file
 /// The selective scan: the recurrence of a Mamba block over whole sequences.
 
+#include <cmath>
+
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/sequences.hpp>
 #include <blackmamba/core/view.hpp>
 
 namespace blackmamba {
+
+/// Steps from one kept state of a scan over L steps to the next, and how many there are. With about sqrt(2 L) of them, the memory
+/// of the kept states and that of a backward pass for the two states of every step between two of them add up to the least.
+inline Index scan_chunk(Index length) { return 1 + static_cast<Index>(std::sqrt(static_cast<double>(length) / 2)); }
+inline Index scan_chunks(Index length) { return ceil_div(length, scan_chunk(length)); }
 
 /// Arguments of `selective_scan`. `T` is the storage scalar, Acc = accumulator_t<T> that of the recurrence.
 template <Scalar T>
@@ -26,6 +33,7 @@ struct SelectiveScanArgs {
   View<Acc const, 3> initial_state{};  ///< (B or S, D, N) absent: 0
   View<Acc, 3> last_state{};           ///< (B or S, D, N) out, may be absent
   View<T, 3> y{};                      ///< (B, L, D) out
+  View<Acc, 4> kept{};                 ///< (B, scan_chunks(L), N, D) out, may be absent: states for the backward pass
 };
 
 namespace detail {
@@ -54,6 +62,7 @@ struct selective_scan_fn {
     Shape<3> const state{sequence_count(op, a.offsets, shape[0]), D, N};
     if (a.initial_state) check_shape(op, "initial_state", a.initial_state, state, "u and A");
     if (a.last_state) check_shape(op, "last_state", a.last_state, state, "u and A");
+    if (a.kept) check_shape(op, "kept", a.kept, Shape<4>{shape[0], scan_chunks(shape[1]), N, D}, "u and A");
     ProfileRange const range{op};
     selective_scan_on(ctx, a);
   }
@@ -67,7 +76,9 @@ struct selective_scan_fn {
 ///   h_t = exp(δ_t A) h_{t-1} + δ_t B_t u_t ;   y_t = (C_t · h_t + D u_t) silu(z_t)
 ///
 /// h begins as `initial_state` and is left in `last_state`, so a sequence may be cut anywhere and continued. A sequence of length
-/// 0 leaves the state as it was.
+/// 0 leaves the state as it was. `kept` gets the state before each step whose number is a multiple of scan_chunk(L), which spares
+/// `selective_scan_backward` a pass on `Cpu`, so a scan that takes its place on a context made from `Cpu` writes it too; other
+/// contexts leave it as it was.
 /// Shapes: u, delta, z, y (B, L, D); A (D, N); B, C (B, L, G, N); D, delta_bias (D); states (B, D, N), or (S, D, N) where
 /// `offsets` packs S sequences, empty ones included, into a batch of 1. Any strides; the fast CPU path wants u, delta, z and y
 /// contiguous in their last dimension.

@@ -43,7 +43,22 @@ class ConvBackwardBlock {
 
   void run(Index s, Sequences::Range const& range) {
     std::fill_n(pending_, K_ * most_channels, Acc(0));
-    for (Index t = range.begin; t < range.end; ++t)
+    Index t = range.begin;
+    // The usual width, past the steps that reach before the sequence: some steps at a time, so that a pack's sums stay in
+    // registers.
+    if (constexpr Index usual = 4, run = 32; K_ == usual) {
+      for (; t < std::min(range.begin + usual - 1, range.end); ++t)
+        for (Index j = 0; j < packs_; ++j) step(s, range, t, j);
+      for (Index end; t < range.end; t = end) {
+        end = std::min(t + run, range.end);
+        for (Index j = 0; j < packs_; ++j)
+          if (count_ - j * W >= W)
+            steps<usual>(range.batch, t, end, j);
+          else
+            for (Index i = t; i < end; ++i) step(s, range, i, j);
+      }
+    }
+    for (; t < range.end; ++t)
       for (Index j = 0; j < packs_; ++j) step(s, range, t, j);
     // What is pending belongs to the inputs that the last state copies.
     for (Index i = 0; i + 1 < K_; ++i)
@@ -88,6 +103,39 @@ class ConvBackwardBlock {
     } else if (a_.d_initial_state) {
       put(&a_.d_initial_state(s, i, channel(j)), j, d_input);
     }
+  }
+
+  /// `step` for all lanes of pack j at the times [begin, end), all of whose inputs are in x.
+  template <Index K>
+  void steps(Index batch, Index begin, Index end, Index j) {
+    Index const x_stride = a_.x.stride(1), y_stride = a_.d_y.stride(1), d_stride = a_.d_x ? a_.d_x.stride(1) : 0;
+    T const* next = &a_.x(batch, begin, channel(j));
+    T const* d_y = &a_.d_y(batch, begin, channel(j));
+    T* d_x = a_.d_x ? &a_.d_x(batch, begin - (K - 1), channel(j)) : nullptr;
+    bool const silu = a_.silu;
+    Pack const bias = a_.bias ? simd::load(&a_.bias[channel(j)]) : Pack{};
+    Pack weight[K], x[K], pending[K], d_weight[K], d_bias = simd::load(d_bias_ + j * W);
+    for (Index k = 0; k < K; ++k) {
+      weight[k] = simd::load(weight_ + at(j, k)), pending[k] = simd::load(pending_ + at(j, k));
+      d_weight[k] = simd::load(d_weight_ + at(j, k));
+      if (k + 1 < K) x[k] = simd::load(next - (K - 1 - k) * x_stride);
+    }
+    for (Index t = begin; t < end; ++t, next += x_stride, d_y += y_stride) {
+      x[K - 1] = simd::load(next);
+      Pack g = simd::load(d_y);
+      if (silu) {
+        Pack sum = bias;
+        for (Index k = 0; k < K; ++k) sum = simd::multiply_add(weight[k], x[k], sum);
+        Pack const gate = simd::sigmoid(sum);
+        g *= gate * (Acc(1) + sum * (Acc(1) - gate));
+      }
+      d_bias += g;
+      for (Index k = 0; k < K; ++k) d_weight[k] = simd::multiply_add(g, x[k], d_weight[k]);
+      if (d_x) simd::store(d_x, simd::multiply_add(weight[0], g, pending[0])), d_x += d_stride;
+      for (Index k = 1; k < K; ++k) pending[k - 1] = simd::multiply_add(weight[k], g, pending[k]), x[k - 1] = x[k];
+    }
+    simd::store(d_bias_ + j * W, d_bias);
+    for (Index k = 0; k < K; ++k) simd::store(pending_ + at(j, k), pending[k]), simd::store(d_weight_ + at(j, k), d_weight[k]);
   }
 
   void step(Index s, Sequences::Range const& range, Index t, Index j) {

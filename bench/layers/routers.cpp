@@ -95,8 +95,8 @@ void router(benchmark::State& state, What what, Index tokens, Index E, Index k, 
   }
   bench::report_logits(state, tokens, E);
   if (what == What::training && routing.report.iterations > 0) {
-    state.counters["iterations"] = static_cast<double>(routing.report.iterations);
-    state.counters["marginal_error"] = routing.report.marginal_error;
+    state.counters["plan iterations"] = static_cast<double>(routing.report.iterations);
+    state.counters["marginal error"] = routing.report.marginal_error;
   }
 }
 

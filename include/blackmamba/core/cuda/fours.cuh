@@ -23,12 +23,35 @@ bool fours_align(View<T, Rank> const& view) {
   return aligns;
 }
 
-/// Elements as they are computed with.
+/// Four elements in the registers that one load fills: not told apart before they are used.
 template <class T>
-__device__ void widen_four(Four<T> const& from, accumulator_t<T> (&to)[4]) {
-#pragma unroll
-  for (int i = 0; i < 4; ++i) to[i] = device_widen(from.of[i]);
+struct PackedFour {
+  std::uint32_t words[sizeof(T)];
+};
+template <class T>
+__device__ PackedFour<std::remove_const_t<T>> load_packed(T* from) {
+  static_assert(sizeof(T) == 2 || sizeof(T) == 4);
+  PackedFour<std::remove_const_t<T>> out;
+  if constexpr (sizeof(T) == 2) {
+    auto const two = *reinterpret_cast<uint2 const*>(from);
+    out.words[0] = two.x, out.words[1] = two.y;
+  } else {
+    auto const four = *reinterpret_cast<uint4 const*>(from);
+    out.words[0] = four.x, out.words[1] = four.y, out.words[2] = four.z, out.words[3] = four.w;
+  }
+  return out;
 }
+template <class T>
+__device__ void widen_four(PackedFour<T> const& from, float (&to)[4]) {
+  if constexpr (sizeof(T) == 2) {
+    float2 const low = StoredPair<T>{from.words[0]}.widen(), high = StoredPair<T>{from.words[1]}.widen();
+    to[0] = low.x, to[1] = low.y, to[2] = high.x, to[3] = high.y;
+  } else {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) to[i] = __uint_as_float(from.words[i]);
+  }
+}
+
 template <class T>
 __device__ Four<T> round_four(accumulator_t<T> const (&from)[4]) {
   Four<T> to;

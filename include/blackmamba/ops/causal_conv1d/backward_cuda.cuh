@@ -10,9 +10,10 @@
 
 namespace blackmamba {
 
-/// Fast where K = 4 and x, d_y and d_x are contiguous in their last dimension and aligned to 4 elements; elsewhere a thread an
-/// input, which takes K² products. Sums over time have a fixed order: two runs give the same bits. Offsets are device memory, which
-/// the host does not read: where they do not ascend from 0 to L, nothing outside of the length is touched, and nothing is thrown.
+/// Fast where K = 4 and x, the weight, d_y and d_x are contiguous in their last dimension and aligned to 4 elements; elsewhere a
+/// thread an input, which takes K² products. Sums over time have a fixed order: two runs give the same bits. Offsets are device
+/// memory, which the host does not read: where they do not ascend from 0 to L, nothing outside of the length is touched, and
+/// nothing is thrown.
 template <Scalar T>
 void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> const& a) {
   using Tuning = detail::ConvTuning;
@@ -26,7 +27,8 @@ void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> cons
   bool const parameters = a.d_weight || a.d_bias;
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
-    fast = K == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.d_y) && (!a.d_x || detail::fours_align(a.d_x));
+    fast = K == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) && detail::fours_align(a.d_y) &&
+           (!a.d_x || detail::fours_align(a.d_x));
     if (fast && L > 0) {
       Index const tiles = ceil_div(L, Index{Tuning::backward_tile});
       View<float, 4> parts;

@@ -31,8 +31,10 @@ class ConvPending {
     for (auto& of_tap : sums_)
       for (float& x : of_tap) x = 0;
   }
-  /// Adds what the sum at t, of gradient g, gives to the inputs it meets.
-  __device__ void add(ConvColumn<T> const& column, ConvSequence const& here, Index t, float const (&g)[4]) {
+  /// Adds what the sum at t, of gradient g, gives to the inputs it meets. `Inside`: all of them are of the tile and of the
+  /// sequence.
+  template <bool Inside>
+  __device__ void add(ConvColumn<T> const& column, ConvSequence const& here, Index t, float const (&g)[4], bool out) {
     float oldest[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -41,7 +43,11 @@ class ConvPending {
       for (int k = 1; k < taps - 1; ++k) sums_[k - 1][c] = fmaf(column.weight[k][c], g[c], sums_[k][c]);
       sums_[taps - 2][c] = column.weight[taps - 1][c] * g[c];
     }
-    put(here, t - (taps - 1), oldest);
+    if constexpr (Inside) {
+      if (out) store_four(&a_.d_x(b_, t - (taps - 1), d_), round_four<T>(oldest));
+    } else {
+      put(here, t - (taps - 1), oldest);
+    }
   }
   /// At the sequence's end.
   __device__ void flush(ConvSequence const& here) {
@@ -70,55 +76,69 @@ class ConvPending {
 
 /// Blocks as forward. Leaves the tile's share of d_weight and d_bias in `parts` (rows, tiles, 5, D), where there is one.
 template <class T>
-__global__ void __launch_bounds__(ConvTuning::threads)
+__global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::backward_blocks)
     conv_backward_kernel(__grid_constant__ CausalConv1dBackwardArgs<T> const a, __grid_constant__ View<float, 4> const parts) {
   using Tuning = ConvTuning;
-  constexpr int taps = Tuning::taps, tile = Tuning::backward_tile;
+  constexpr int taps = Tuning::taps, tile = Tuning::backward_tile, ahead = Tuning::backward_ahead<T>;
   Index const d = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x), L = a.x.extent(1), begin = Index{blockIdx.y} * tile;
   if (d >= a.x.extent(2)) return;
   // The sums of the next 3 times meet inputs of this tile.
   int const own = static_cast<int>(min(L - begin, Index{tile})), count = static_cast<int>(min(L - begin, Index{tile + taps - 1}));
-  ConvColumn<T> column{a, d};
   for (Index b = blockIdx.z; b < a.x.extent(0); b += gridDim.z) {
+    T const *const from = &a.x(b, begin, d), *const d_y = &a.d_y(b, begin, d);
+    PackedFour<T> rows[ahead], d_rows[ahead], next[ahead], d_next[ahead];
+    load_rows(from, a.x.stride(1), 0, count, rows), load_rows(d_y, a.d_y.stride(1), 0, count, d_rows);
+    ConvColumn<T> column{a, d};
     ConvSequence here{a.offsets, b, L, begin};
     column.load_before(a, here, b, begin);
     ConvPending<T> pending{a, b, d, begin, begin + own};
     pending.clear();
     float d_weight[taps][4]{}, d_bias[4]{};
-    T const *const from = &a.x(b, begin, d), *const d_y = &a.d_y(b, begin, d);
-    for (int first = 0; first < count; first += Tuning::ahead) {
-      Four<T> raw[Tuning::ahead], d_raw[Tuning::ahead];
+    int first_out = 0;  // the first time whose sum sends an input out
+    auto const step = [&](PackedFour<T> const& row, PackedFour<T> const& d_row, int t, auto is_inside) {
+      constexpr bool inside = decltype(is_inside)::value;
+      float x[4], g[4], sum[4];
+      widen_four(row, x), widen_four(d_row, g);
+      column.sums(x, sum);
 #pragma unroll
-      for (int i = 0; i < Tuning::ahead; ++i) {
-        raw[i] = load_four(from + min(first + i, count - 1) * a.x.stride(1));
-        d_raw[i] = load_four(d_y + min(first + i, count - 1) * a.d_y.stride(1));
+      for (int c = 0; c < 4; ++c) {
+        float const slope = computed(silu_slope(sum[c]));
+        g[c] *= a.silu ? slope : 1.0f;
       }
+      if (inside || t < own)
 #pragma unroll
-      for (int i = 0; i < Tuning::ahead; ++i) {
-        int const t = first + i;
-        if (t >= count) break;
-        if (begin + t >= here.end) {
-          pending.flush(here);
-          here.advance();
-          column.load_before(a, here, b, begin + t);
-          pending.clear();
+        for (int c = 0; c < 4; ++c) {
+#pragma unroll
+          for (int k = 0; k < taps - 1; ++k) d_weight[k][c] = fmaf(g[c], column.before[k][c], d_weight[k][c]);
+          d_weight[taps - 1][c] = fmaf(g[c], x[c], d_weight[taps - 1][c]);
+          d_bias[c] += g[c];
         }
-        float x[4], g[4], sum[4];
-        widen_four(raw[i], x), widen_four(d_raw[i], g);
-        column.sums(x, sum);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) g[c] *= a.silu ? silu_slope(sum[c]) : 1.0f;
-        if (t < own)
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-#pragma unroll
-            for (int k = 0; k < taps - 1; ++k) d_weight[k][c] = fmaf(g[c], column.before[k][c], d_weight[k][c]);
-            d_weight[taps - 1][c] = fmaf(g[c], x[c], d_weight[taps - 1][c]);
-            d_bias[c] += g[c];
-          }
-        pending.add(column, here, begin + t, g);
-        column.shift(x);
+      pending.template add<inside>(column, here, begin + t, g, t >= first_out);
+      column.shift(x);
+    };
+    for (int first = 0; first < count; first += ahead) {
+      first_out = static_cast<int>(max(Index{0}, here.begin - begin)) + taps - 1;
+      if (first + ahead < count) {
+        load_rows(from, a.x.stride(1), first + ahead, count, next);
+        load_rows(d_y, a.d_y.stride(1), first + ahead, count, d_next);
       }
+      if (a.d_x && first + ahead <= own && begin + first + ahead <= here.end && (first >= first_out || !a.d_initial_state)) {
+#pragma unroll
+        for (int i = 0; i < ahead; ++i) step(rows[i], d_rows[i], first + i, std::true_type{});
+      } else {
+#pragma unroll 1
+        for (int t = first; t < min(first + ahead, count); ++t) {
+          if (begin + t >= here.end) {
+            pending.flush(here);
+            here.advance();
+            column.load_before(a, here, b, begin + t);
+            pending.clear();
+          }
+          step(load_packed(from + t * a.x.stride(1)), load_packed(d_y + t * a.d_y.stride(1)), t, std::false_type{});
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < ahead; ++i) rows[i] = next[i], d_rows[i] = d_next[i];
     }
     if (begin + count >= here.end) pending.flush(here);
     if (!parts) continue;

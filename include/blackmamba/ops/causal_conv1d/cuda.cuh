@@ -21,9 +21,9 @@ inline dim3 conv_blocks(char const* op, Index rows, Index L, Index channels, int
 
 }  // namespace detail
 
-/// Fast where K = 4 and x and y are contiguous in their last dimension and aligned to 4 elements; elsewhere one thread an output.
-/// Offsets are device memory, which the host does not read: where they do not ascend from 0 to L, nothing outside of the length is
-/// touched, and nothing is thrown.
+/// Fast where K = 4 and x, y and the weight are contiguous in their last dimension and aligned to 4 elements; elsewhere one thread
+/// an output. Offsets are device memory, which the host does not read: where they do not ascend from 0 to L, nothing outside of the
+/// length is touched, and nothing is thrown.
 template <Scalar T>
 void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
   Index const sequences = sequence_count("causal_conv1d", a.offsets, a.x.extent(0)), L = a.x.extent(1), D = a.x.extent(2);
@@ -32,7 +32,8 @@ void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
   constexpr int threads = detail::ConvTuning::threads;
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
-    fast = a.weight.extent(1) == detail::ConvTuning::taps && detail::fours_align(a.x) && detail::fours_align(a.y);
+    fast = a.weight.extent(1) == detail::ConvTuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) &&
+           detail::fours_align(a.y);
     if (fast && L > 0)
       detail::conv_kernel<T>
           <<<detail::conv_blocks("causal_conv1d", a.x.extent(0), L, D, detail::ConvTuning::tile), threads, 0, ctx.stream()>>>(a);

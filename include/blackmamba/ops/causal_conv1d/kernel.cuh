@@ -9,11 +9,13 @@ namespace blackmamba::detail {
 
 /// Measured choices: docs/benchmarks/causal_conv1d.md has the measurements.
 struct ConvTuning {
-  static constexpr int taps = 4;      ///< of the fast kernels, what networks have
-  static constexpr int threads = 64;  ///< of a block
-  static constexpr int ahead = 8;     ///< rows of inputs that are read before the first is used
-  static constexpr int tile = 32;     ///< times of a thread; 3 more are read
-  static constexpr int backward_tile = 64;
+  static constexpr int taps = 4;                         ///< of the fast kernels, what networks have
+  static constexpr int threads = 64;                     ///< of a block
+  static constexpr int tile = 32, backward_tile = 64;    ///< times of a thread; 3 more are read
+  static constexpr int blocks = 8, backward_blocks = 6;  ///< of a multiprocessor
+  static constexpr int ahead = 8;                        ///< rows of inputs that are on their way while as many are summed
+  template <class T>
+  static constexpr int backward_ahead = 16 / sizeof(T);
 };
 
 /// The sequences of a row as a thread meets them in time. Offsets are device memory that the host has not read; whatever they say,
@@ -61,8 +63,9 @@ class ConvColumn {
   __device__ ConvColumn(Args const& a, Index d) : d_{d} {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
+      auto const of_channel = load_four(&a.weight(d + c, 0));
 #pragma unroll
-      for (int k = 0; k < taps; ++k) weight[k][c] = device_widen(a.weight(d + c, k));
+      for (int k = 0; k < taps; ++k) weight[k][c] = device_widen(of_channel.of[k]);
       bias[c] = a.bias ? device_widen(a.bias[d + c]) : 0.0f;
     }
   }
@@ -74,7 +77,7 @@ class ConvColumn {
     for (int i = 0; i < taps - 1; ++i) {
       Index const from = t - (taps - 1) + i;
       if (from >= here.begin)
-        widen_four(load_four(&a.x(b, from, d_)), before[i]);
+        widen_four(load_packed(&a.x(b, from, d_)), before[i]);
       else
 #pragma unroll
         for (int c = 0; c < 4; ++c)
@@ -103,36 +106,56 @@ class ConvColumn {
   Index d_;
 };
 
-/// 4 taps, channels four at a time. Blocks (channels, tiles of time, rows).
+/// The rows of a tensor from `first` on, the last one again past `count`.
+template <class T, int Rows>
+__device__ void load_rows(T const* from, Index stride, int first, int count, PackedFour<T> (&rows)[Rows]) {
+#pragma unroll
+  for (int i = 0; i < Rows; ++i) rows[i] = load_packed(from + min(first + i, count - 1) * stride);
+}
+
+/// 4 taps, channels four at a time. Blocks (channels, tiles of time, rows). The next rows are on their way while some are summed.
 template <class T>
-__global__ void __launch_bounds__(ConvTuning::threads) conv_kernel(__grid_constant__ CausalConv1dArgs<T> const a) {
+__global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::blocks)
+    conv_kernel(__grid_constant__ CausalConv1dArgs<T> const a) {
   using Tuning = ConvTuning;
+  constexpr int ahead = Tuning::ahead;
   Index const d = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x), L = a.x.extent(1), begin = Index{blockIdx.y} * Tuning::tile;
   if (d >= a.x.extent(2)) return;
   int const count = static_cast<int>(min(L - begin, Index{Tuning::tile}));
-  ConvColumn<T> column{a, d};
   for (Index b = blockIdx.z; b < a.x.extent(0); b += gridDim.z) {
-    ConvSequence here{a.offsets, b, L, begin};
-    column.load_before(a, here, b, begin);
     T const* const from = &a.x(b, begin, d);
     T* const to = &a.y(b, begin, d);
-    for (int first = 0; first < count; first += Tuning::ahead) {
-      Four<T> raw[Tuning::ahead];
+    PackedFour<T> rows[ahead], next[ahead];
+    load_rows(from, a.x.stride(1), 0, count, rows);
+    ConvColumn<T> column{a, d};
+    ConvSequence here{a.offsets, b, L, begin};
+    column.load_before(a, here, b, begin);
+    auto const sum = [&](PackedFour<T> const& row, int t) {
+      float x[4], y[4];
+      widen_four(row, x);
+      column.sums(x, y);
 #pragma unroll
-      for (int i = 0; i < Tuning::ahead; ++i) raw[i] = load_four(from + min(first + i, count - 1) * a.x.stride(1));
-#pragma unroll
-      for (int i = 0; i < Tuning::ahead; ++i) {
-        int const t = first + i;
-        if (t >= count) break;
-        if (begin + t >= here.end) here.advance(), column.load_before(a, here, b, begin + t);
-        float x[4], y[4];
-        widen_four(raw[i], x);
-        column.sums(x, y);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) y[c] = a.silu ? device_silu(y[c]) : y[c];
-        store_four(to + t * a.y.stride(1), round_four<T>(y));
-        column.shift(x);
+      for (int c = 0; c < 4; ++c) {
+        float const gated = computed(device_silu(y[c]));
+        y[c] = a.silu ? gated : y[c];
       }
+      store_four(to + t * a.y.stride(1), round_four<T>(y));
+      column.shift(x);
+    };
+    for (int first = 0; first < count; first += ahead) {
+      if (first + ahead < count) load_rows(from, a.x.stride(1), first + ahead, count, next);
+      if (first + ahead <= count && begin + first + ahead <= here.end) {
+#pragma unroll
+        for (int i = 0; i < ahead; ++i) sum(rows[i], first + i);
+      } else {
+#pragma unroll 1
+        for (int t = first; t < min(first + ahead, count); ++t) {
+          if (begin + t >= here.end) here.advance(), column.load_before(a, here, b, begin + t);
+          sum(load_packed(from + t * a.x.stride(1)), t);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < ahead; ++i) rows[i] = next[i];
     }
   }
 }

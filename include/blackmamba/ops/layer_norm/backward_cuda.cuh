@@ -7,7 +7,7 @@
 
 namespace blackmamba {
 
-/// Fast where D ≤ 2048 is a multiple of 4 and all rows are contiguous and aligned to 4 elements; elsewhere a row is read again for
+/// Fast where D ≤ 6144 is a multiple of 4 and all rows are contiguous and aligned to 4 elements; elsewhere a row is read again for
 /// every sum. Sums over rows have an order that depends on the shape and the kind of device: two runs give the same bits.
 template <Scalar T>
 void layer_norm_backward_on(Cuda const& ctx, LayerNormBackwardArgs<T> const& a) {

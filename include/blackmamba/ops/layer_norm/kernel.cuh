@@ -9,7 +9,7 @@ namespace blackmamba::detail {
 /// Measured choices: docs/benchmarks/norms.md has the measurements.
 struct NormTuning {
   static constexpr int threads = 128, warps = threads / 32;  ///< of a block: a row a warp
-  static constexpr int backward_blocks_per_multiprocessor = 3;
+  static constexpr int fours = 3, most_warps = 16;           ///< on the way back: a thread's, of a block, which has a row
 };
 
 /// Arguments of a forward pass of either: see RmsNormArgs and LayerNormArgs.
@@ -71,19 +71,20 @@ __global__ void __launch_bounds__(NormTuning::threads) norm_kernel(__grid_consta
   int const lane = static_cast<int>(threadIdx.x) % 32, count = static_cast<int>(D / 4);
   if (row >= a.y.extent(0)) return;
   float r[Fours][4];
-  Four<T> raw[Fours];
+  PackedFour<T> raw[Fours]{};
 #pragma unroll
   for (int i = 0; i < Fours; ++i) {
     int const at = i * 32 + lane;
-    if (a.x && at < count) raw[i] = load_four(&a.x(row, 4 * at));
+    if (a.x && at < count) raw[i] = load_packed(&a.x(row, 4 * at));
   }
 #pragma unroll
   for (int i = 0; i < Fours; ++i) {
     int const at = i * 32 + lane;
     Four<float> stream{};
     if (a.residual && at < count) stream = load_four(&a.residual(row, 4 * at));
+    widen_four(raw[i], r[i]);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) r[i][k] = stream.of[k] + (a.x && at < count ? device_widen(raw[i].of[k]) : 0.0f);
+    for (int k = 0; k < 4; ++k) r[i][k] += stream.of[k];
   }
   auto const sum = [&](auto const& f) {
     float total = 0;
@@ -109,82 +110,103 @@ __global__ void __launch_bounds__(NormTuning::threads) norm_kernel(__grid_consta
   }
 }
 
-/// A warp walks rows, whose shares of d_weight and d_bias it keeps; a block's go to `parts` (blocks, 2, D), where there is one.
-template <class T, bool Centred, int Fours>
-__global__ void __launch_bounds__(NormTuning::threads)
+/// Sums of a block: every thread gets them. Two of them in a row need different memory.
+template <int Count>
+__device__ void block_sums(float (&x)[Count], float (&shared)[NormTuning::most_warps][3]) {
+  int const warp = static_cast<int>(threadIdx.x) / 32, warps = static_cast<int>(blockDim.x) / 32;
+#pragma unroll
+  for (float& of : x) of = warp_sum(of);
+  if (threadIdx.x % 32 == 0)
+#pragma unroll
+    for (int k = 0; k < Count; ++k) shared[warp][k] = x[k];
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < Count; ++k) {
+    x[k] = 0;
+    for (int w = 0; w < warps; ++w) x[k] += shared[w][k];
+  }
+}
+
+/// A block walks rows, 3 times 4 elements a thread, whose shares of d_weight and d_bias it keeps for `parts` (blocks, 1 or 2, D),
+/// where that is there.
+template <class T, bool Centred>
+__global__ void __launch_bounds__(32 * NormTuning::most_warps)
     norm_backward_kernel(__grid_constant__ NormBackward<T> const a, __grid_constant__ View<float, 3> const parts) {
-  __shared__ Four<float> shared[NormTuning::warps][32];
+  constexpr int fours = NormTuning::fours;
+  __shared__ float shared[4][NormTuning::most_warps][3];
   Index const rows = a.d_y.extent(0), D = a.d_y.extent(1);
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32, count = static_cast<int>(D / 4);
-  float d_weight[Fours][4]{}, d_bias[Centred ? Fours : 1][4]{};
-  for (Index row = Index{blockIdx.x} * NormTuning::warps + warp; row < rows; row += Index{gridDim.x} * NormTuning::warps) {
-    float r[Fours][4];
-    Four<T> d_y[Fours];
+  int const count = static_cast<int>(D / 4), stride = static_cast<int>(blockDim.x);
+  float const inverse = 1.0f / static_cast<float>(D);
+  float d_weight[fours][4]{}, d_bias[Centred ? fours : 1][4]{};
+  int turn = 0;
+  for (Index row = blockIdx.x; row < rows; row += gridDim.x, turn ^= 2) {
+    float r[fours][4]{}, d_normal[fours][4]{};
+    PackedFour<T> d_y[fours];
+    Four<float> above[fours];
 #pragma unroll
-    for (int i = 0; i < Fours; ++i) {
-      int const at = i * 32 + lane;
+    for (int i = 0; i < fours; ++i) {
+      int const at = i * stride + static_cast<int>(threadIdx.x);
+      d_y[i] = {}, above[i] = {};
       if (at >= count) continue;
-      d_y[i] = load_four(&a.d_y(row, 4 * at));
+      d_y[i] = load_packed(&a.d_y(row, 4 * at));
+      if (a.d_residual) above[i] = load_four(&a.d_residual(row, 4 * at));
       if (a.residual)
-        widen_four(load_four(&a.residual(row, 4 * at)), r[i]);
+        widen_four(load_packed(&a.residual(row, 4 * at)), r[i]);
       else
-        widen_four(load_four(&a.x(row, 4 * at)), r[i]);
+        widen_four(load_packed(&a.x(row, 4 * at)), r[i]);
+      float d[4], weight[4];
+      widen_four(d_y[i], d), widen_four(load_packed(&a.weight[4 * at]), weight);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) d_normal[i][k] = d[k] * weight[k];
     }
-    auto const sum_at = [&](auto const& f) {
-      float total = 0;
+    auto const each = [&](auto const& body) {
 #pragma unroll
-      for (int i = 0; i < Fours; ++i)
-        if (i * 32 + lane < count)
+      for (int i = 0; i < fours; ++i)
+        if (i * stride + static_cast<int>(threadIdx.x) < count)
 #pragma unroll
-          for (int k = 0; k < 4; ++k) total += f(i, k);
-      return warp_sum(total);
+          for (int k = 0; k < 4; ++k) body(i, k);
     };
-    auto const sum = [&](auto const& f) { return sum_at([&](int i, int k) { return f(r[i][k]); }); };
-    auto const scale = norm_scale<Centred, float>(sum, D, a.epsilon);
-    auto const d_normal = [&](int i, int k) {
-      return device_widen(d_y[i].of[k]) * device_widen(load_four(&a.weight[4 * (i * 32 + lane)]).of[k]);
-    };
-    float const inverse = 1.0f / static_cast<float>(D), d_mean = Centred ? sum_at(d_normal) * inverse : 0.0f;
-    float const along = sum_at([&](int i, int k) { return d_normal(i, k) * scale.normal(r[i][k]); }) * inverse;
+    float centre = 0, d_sum = 0, sums[3]{};
+    if constexpr (Centred) {
+      float first[2]{};
+      each([&](int i, int k) { first[0] += r[i][k], first[1] += d_normal[i][k]; });
+      block_sums(first, shared[turn]);
+      centre = first[0] * inverse, d_sum = first[1];
+    }
+    // About the centre: what it misses of the mean (Chan, Golub & LeVeque 1983), squares, products with the gradient.
+    each([&](int i, int k) {
+      float const away = r[i][k] - centre;
+      sums[0] += away, sums[1] = fmaf(away, away, sums[1]), sums[2] = fmaf(d_normal[i][k], away, sums[2]);
+    });
+    block_sums(sums, shared[turn + 1]);
+    float const shift = Centred ? sums[0] * inverse : 0.0f, d_mean = Centred ? d_sum * inverse : 0.0f;
+    float const scale = 1.0f / sqrtf((sums[1] - (Centred ? sums[0] * shift : 0.0f)) * inverse + a.epsilon);
+    float const along = (sums[2] - d_sum * shift) * scale * inverse;
 #pragma unroll
-    for (int i = 0; i < Fours; ++i) {
-      int const at = i * 32 + lane;
+    for (int i = 0; i < fours; ++i) {
+      int const at = i * stride + static_cast<int>(threadIdx.x);
       if (at >= count) continue;
-      Four<float> above{};
-      if (a.d_residual) above = load_four(&a.d_residual(row, 4 * at));
-      float total[4];
+      float d[4];
+      widen_four(d_y[i], d);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        float const normal = scale.normal(r[i][k]), d = device_widen(d_y[i].of[k]);
-        d_weight[i][k] = fmaf(d, normal, d_weight[i][k]);
-        if constexpr (Centred) d_bias[i][k] += d;
-        total[k] = (d_normal(i, k) - d_mean - normal * along) * scale.scale + above.of[k];
+        float const normal = (r[i][k] - centre - shift) * scale;
+        d_weight[i][k] = fmaf(d[k], normal, d_weight[i][k]);
+        if constexpr (Centred) d_bias[i][k] += d[k];
+        r[i][k] = (d_normal[i][k] - d_mean - normal * along) * scale + above[i].of[k];
       }
-      if (a.d_residual) store_four(&a.d_residual(row, 4 * at), round_four<float>(total));
-      if (a.d_x) store_four(&a.d_x(row, 4 * at), round_four<T>(total));
+      if (a.d_residual) store_four(&a.d_residual(row, 4 * at), round_four<float>(r[i]));
+      if (a.d_x) store_four(&a.d_x(row, 4 * at), round_four<T>(r[i]));
     }
   }
   if (!parts) return;
-  auto const leave = [&](int which, auto const& x) {
 #pragma unroll
-    for (int i = 0; i < Fours; ++i) {
-      shared[warp][lane] = round_four<float>(x[i]);
-      __syncthreads();
-      int const at = i * 32 + lane;
-      if (warp == 0 && at < count) {
-        float sum[4];
-#pragma unroll
-        for (int k = 0; k < 4; ++k) {
-          sum[k] = shared[0][lane].of[k];
-          for (int w = 1; w < NormTuning::warps; ++w) sum[k] += shared[w][lane].of[k];
-        }
-        store_four(&parts(blockIdx.x, which, 4 * at), round_four<float>(sum));
-      }
-      __syncthreads();
-    }
-  };
-  leave(0, d_weight);
-  if constexpr (Centred) leave(1, d_bias);
+  for (int i = 0; i < fours; ++i) {
+    int const at = i * stride + static_cast<int>(threadIdx.x);
+    if (at >= count) continue;
+    store_four(&parts(blockIdx.x, 0, 4 * at), round_four<float>(d_weight[i]));
+    if constexpr (Centred) store_four(&parts(blockIdx.x, 1, 4 * at), round_four<float>(d_bias[i]));
+  }
 }
 
 /// Any scalar, any strides, any length: a row a warp, read again for every sum.

@@ -51,21 +51,23 @@ void norm_backward(Cuda const& ctx, NormBackward<T> const& a, char const* name) 
   bool const parameters = a.d_weight || a.d_bias;
   if constexpr (!std::is_same_v<T, double>) {
     auto const aligned = [](auto const& view) { return !view || fours_align(view); };
-    if (aligned(a.x) && aligned(a.residual) && aligned(a.d_y) && aligned(a.d_residual) && aligned(a.d_x) && aligned(a.weight)) {
-      Index const blocks =
-          std::min<Index>(norm_blocks(rows), Index{NormTuning::backward_blocks_per_multiprocessor} * ctx.multiprocessors());
+    if (aligned(a.x) && aligned(a.residual) && aligned(a.d_y) && aligned(a.d_residual) && aligned(a.d_x) && aligned(a.weight) &&
+        D <= 4 * NormTuning::fours * 32 * NormTuning::most_warps) {
+      Index const block = ceil_div(D / 4, Index{32 * NormTuning::fours}) * 32;
+      // As many as run at once.
+      int at_once = 0;
+      check_cuda(
+          cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, norm_backward_kernel<T, Centred>, static_cast<int>(block), 0),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+      Index const blocks = std::min(rows, Index{std::max(1, at_once)} * ctx.multiprocessors());
       View<float, 3> parts;
       if (parameters) parts = ctx.scratch().template take<float>(Shape<3>{blocks, Centred ? 2 : 1, D});
-      bool const fits = with_fours(D, [&](auto fours) {
-        norm_backward_kernel<T, Centred, fours><<<static_cast<unsigned>(blocks), threads, 0, ctx.stream()>>>(a, parts);
-      });
-      if (fits) {
-        check_launch(name);
-        View<float, 2> const weights =
-            a.d_weight ? View<float, 2>{a.d_weight.data(), Shape<2>{1, D}, Shape<2>{0, a.d_weight.stride(0)}} : View<float, 2>{};
-        if (parameters) add_parts(ctx, parts, Centred ? weights : View<float, 2>{}, Centred ? a.d_bias : a.d_weight);
-        return;
-      }
+      norm_backward_kernel<T, Centred><<<static_cast<unsigned>(blocks), static_cast<unsigned>(block), 0, ctx.stream()>>>(a, parts);
+      check_launch(name);
+      View<float, 2> const weights =
+          a.d_weight ? View<float, 2>{a.d_weight.data(), Shape<2>{1, D}, Shape<2>{0, a.d_weight.stride(0)}} : View<float, 2>{};
+      if (parameters) add_parts(ctx, parts, Centred ? weights : View<float, 2>{}, Centred ? a.d_bias : a.d_weight);
+      return;
     }
   }
   auto* const scales = ctx.scratch().template take<NormScale<Acc>>(Shape<1>{rows}).data();

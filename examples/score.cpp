@@ -52,7 +52,7 @@ Text read_text(std::string const& path, Index vocab) {
 int main(int argc, char** argv) {
   CLI::App app{"Scores tokens or text under a model: mean cross-entropy, perplexity, tokens per second.", "score"};
   program::ModelChoice choice;
-  std::string ids, text, logits_path;
+  std::string ids, text, logits_path, gradients_path;
   Index chunk = 1024;
   bool as_json = false;
   program::add_model_options(app, choice);
@@ -60,6 +60,9 @@ int main(int argc, char** argv) {
   app.add_option("--text", text, "Text file, read as bytes (vocabulary of 256)")->excludes(ids_option);
   app.add_option("--logits", logits_path,
                  "Write the logits (B, L, vocab) to this safetensors file: float32, float64 with --dtype f64");
+  app.add_option("--gradients", gradients_path,
+                 "Write d loss / d parameter to this safetensors file, under the names of the checkpoint: float32, float64 with "
+                 "--dtype f64");
   app.add_option("--chunk", chunk,
                  "Tokens of a sequence a pass; the state carries over, so only memory depends on it. 0: all at once")
       ->check(CLI::Range(Index{0}, Index{1} << 31))
@@ -110,5 +113,6 @@ int main(int argc, char** argv) {
       io::write_safetensors(logits_path, tensor);
     };
     if (wanted) wide ? write(logits64) : write(logits32);
+    if (!gradients_path.empty()) session->write_gradients(input.tokens, input.targets, gradients_path);
   });
 }

@@ -39,6 +39,9 @@ class Session {
   virtual Score score(View<Token const, 2> tokens, View<Token const, 2> targets, ScoreOptions const& options,
                       OnLogits const& on_logits) = 0;
 
+  /// Writes d (mean cross-entropy over the valid targets) / d parameter to a safetensors file, routed as at inference.
+  virtual void write_gradients(View<Token const, 2> tokens, View<Token const, 2> targets, std::string const& file) = 0;
+
   /// Continues the prompt; one call of `on_tokens` a new row of tokens, until it returns false.
   virtual Index generate(std::span<Token const> prompt, GenerateOptions const& options,
                          std::function<bool(View<Token const, 1>)> const& on_tokens) = 0;

@@ -7,6 +7,8 @@
 #include <blackmamba/generate/score.hpp>
 #include <blackmamba/io/load.hpp>
 #include <blackmamba/io/presets.hpp>
+#include <blackmamba/io/save.hpp>
+#include <blackmamba/model/gradients.hpp>
 
 #include "support/session.hpp"
 
@@ -15,7 +17,7 @@ namespace program {
 template <class Net, class T, class Ctx>
 class SessionOf : public Session {
  public:
-  explicit SessionOf(typename Net::Dims const& dims) : model_{dims} {}
+  SessionOf(typename Net::Dims const& dims, io::ModelConfig::Family family) : model_{dims}, family_{family} {}
 
   Model<Net, T, Ctx>& model() { return model_; }
 
@@ -36,6 +38,12 @@ class SessionOf : public Session {
     });
   }
 
+  void write_gradients(View<Token const, 2> tokens, View<Token const, 2> targets, std::string const& file) override {
+    Gradients<Net, T, Ctx> gradients{model_, Keep::inputs};
+    gradients.add(tokens, targets, {.mode = Mode::inference});
+    io::save_gradients(gradients, family_, file);
+  }
+
   Index generate(std::span<Token const> prompt, GenerateOptions const& options,
                  std::function<bool(View<Token const, 1>)> const& on_tokens) override {
     return blackmamba::generate(model_, prompt, options, on_tokens);
@@ -43,6 +51,7 @@ class SessionOf : public Session {
 
  private:
   Model<Net, T, Ctx> model_;
+  io::ModelConfig::Family family_;
 };
 
 template <class T, class Ctx>
@@ -51,14 +60,14 @@ std::unique_ptr<Session> open_session_as(ModelChoice const& choice) {
   auto const config = from_file ? io::read_config(choice.folder) : io::preset(choice.preset);
   return io::with_network(config, [&]<class Net>(Type<Net>, auto const& dims) -> std::unique_ptr<Session> {
     if (!from_file) {
-      auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims);
+      auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims, config.family);
       session->model().initialise(choice.seed);
       return session;
     }
     auto const file = io::TensorFile::open(choice.folder);
     io::Naming const naming{config.family};
     io::check_weights<Net>(dims, file, naming);  // a configuration may ask for more memory than there is
-    auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims);
+    auto session = std::make_unique<SessionOf<Net, T, Ctx>>(dims, config.family);
     io::load_weights(session->model(), file, naming);
     return session;
   });

@@ -1,5 +1,7 @@
+#include <blackmamba/io/save.hpp>
 #include <blackmamba/model/gradients.hpp>
 
+#include "io/files.hpp"
 #include "support/golden_model.hpp"
 
 using namespace blackmamba;
@@ -51,8 +53,14 @@ void compare_with_autograd(Ctx const& ctx, Keep keep) {
       ListReader list;
       gradients.walk(list);
       CHECK(list.tensors.size() == autograd.names().size());
+      test::Folder const written;
+      io::save_gradients(gradients, io::ModelConfig::Family::blackmamba, written / "gradients.safetensors");
+      auto const file = io::TensorFile::open(written / "gradients.safetensors");
+      CHECK(file.names().size() == list.tensors.size());
       for (auto const& [name, got] : list.tensors) {
         INFO("d_", name);
+        auto const back = values_of(file, name);
+        CHECK(std::equal(back.begin(), back.end(), got.data()));
         auto const wanted = values_of(autograd, name == "embedding.word_embeddings.weight" ? "embedding.weight" : name);
         CHECK_CLOSE(verify::compare_scaled(got, wanted.view(), 1e-9));
       }

@@ -1,6 +1,7 @@
 #pragma once
 /// \file
-/// From a model to a folder that loads again: `config.json` and `model.safetensors`, under the published names.
+/// From a model to a folder that loads again: `config.json` and `model.safetensors`, under the published names; and its gradients,
+/// under the same names.
 
 #include <filesystem>
 #include <string>
@@ -9,6 +10,7 @@
 #include <blackmamba/io/config.hpp>
 #include <blackmamba/io/load.hpp>
 #include <blackmamba/io/safetensors_writer.hpp>
+#include <blackmamba/model/gradients.hpp>
 
 namespace blackmamba::io {
 
@@ -56,6 +58,15 @@ void save_model(Model<Net, T, Ctx>& model, ModelConfig const& config, std::files
   model.walk(reader);
   write_safetensors(folder / "model.safetensors", reader.tensors());
   write_config(folder / "config.json", config);
+}
+
+/// Writes the gradients to a file of tensors in accumulator_t<T>, under the parameters' names in a checkpoint of the family;
+/// complete or absent. Throws `file_error` if it cannot be written.
+template <class Net, Scalar T, Context Ctx>
+void save_gradients(Gradients<Net, T, Ctx>& gradients, ModelConfig::Family family, std::filesystem::path const& file) {
+  detail::SaveReader<accumulator_t<T>> reader{Naming{family}};
+  gradients.walk(reader);
+  write_safetensors(file, reader.tensors());
 }
 
 }  // namespace blackmamba::io

@@ -58,7 +58,7 @@ struct Mlp {
   /// x, y (B, d_model). No aliasing.
   template <class Ctx, Scalar T>
   static void step(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Output<T, 2> y, State<T> const&) {
-    rows(pass, d, p, x, y, nullptr);
+    rows(pass, d, p, x, y);
   }
 
   /// d_x (B, L, d_model) from d_y, overwritten; the gradients of the parameters are added to g. x as in the forward pass.
@@ -91,7 +91,8 @@ struct Mlp {
 
  private:
   template <class Ctx, Scalar T>
-  static void rows(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Output<T, 2> y, Saved<T>* saved) {
+  static void rows(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Output<T, 2> y,
+                   Saved<T>* saved = nullptr) {
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
     bool const keeps = saved && pass.keep == Keep::activations;

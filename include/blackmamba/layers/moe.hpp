@@ -105,7 +105,7 @@ struct MoE {
   /// x, y (B, d_model). No aliasing.
   template <class Ctx, Scalar T>
   static void step(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Output<T, 2> y, State<T> const&) {
-    tokens(pass, d, p, x, y, nullptr);
+    tokens(pass, d, p, x, y);
   }
 
   /// d_x (B, L, d_model) from d_y, overwritten; the gradients of the parameters are added to g, those of the router's own losses
@@ -167,7 +167,8 @@ struct MoE {
   }
 
   template <class Ctx, Scalar T>
-  static void tokens(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Output<T, 2> y, Saved<T>* saved) {
+  static void tokens(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Output<T, 2> y,
+                     Saved<T>* saved = nullptr) {
     Arena& scratch = pass.ctx.scratch();
     auto const scope = scratch.scope();
     bool const keeps = saved && pass.keep == Keep::activations;

@@ -3,6 +3,7 @@
 /// The sum of two tensors: where parallel branches of a block meet.
 
 #include <blackmamba/core/context.hpp>
+#include <blackmamba/core/parallel.hpp>
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/view.hpp>
 
@@ -37,11 +38,27 @@ struct add_fn {
 /// inputs have the gradient of y, and where one tensor went two ways this very sum adds its gradients.
 inline constexpr detail::add_fn add{};
 
-/// Plain loops; memory is what they wait for on every CPU path.
+namespace detail {
+
+template <Scalar T>
+void add_row(AddArgs<T> const& args, Index r) {
+  for (Index i = 0; i < args.y.extent(1); ++i) args.y(r, i) = static_cast<T>(widen(args.a(r, i)) + widen(args.b(r, i)));
+}
+
+}  // namespace detail
+
+/// Row after row.
 template <Scalar T>
 void add_on(Reference const&, AddArgs<T> const& args) {
-  for (Index r = 0; r < args.y.extent(0); ++r)
-    for (Index i = 0; i < args.y.extent(1); ++i) args.y(r, i) = static_cast<T>(widen(args.a(r, i)) + widen(args.b(r, i)));
+  for (Index r = 0; r < args.y.extent(0); ++r) detail::add_row(args, r);
+}
+
+/// Rows shared among the threads.
+template <Scalar T>
+void add_on(Cpu const& ctx, AddArgs<T> const& args) {
+  parallel_ranges(ctx.threads(), args.y.extent(0), 1 + (Index{1} << 15) / (args.y.extent(1) + 1), [&](Index begin, Index end) {
+    for (Index r = begin; r < end; ++r) detail::add_row(args, r);
+  });
 }
 
 }  // namespace blackmamba

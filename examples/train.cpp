@@ -130,6 +130,7 @@ int main(int argc, char** argv) {
     };
 
     std::signal(SIGINT, [](int) { interrupted = 1; });
+    std::signal(SIGXFSZ, SIG_IGN);  // a limit on the size of files is then an error like a full disk, with its sentence
     program::Progress progress{"step", settings.steps, training->steps()};
     std::string held_out;
     program::RunEvents const events{

@@ -79,7 +79,7 @@ template <class T>
 __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::backward_blocks)
     conv_backward_kernel(__grid_constant__ CausalConv1dBackwardArgs<T> const a, __grid_constant__ View<float, 4> const parts) {
   using Tuning = ConvTuning;
-  constexpr int taps = Tuning::taps, tile = Tuning::backward_tile, ahead = Tuning::backward_ahead<T>;
+  constexpr int taps = Tuning::taps, tile = Tuning::backward_tile, ahead = Tuning::ahead<T>;
   Index const d = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x), L = a.x.extent(1), begin = Index{blockIdx.y} * tile;
   if (d >= a.x.extent(2)) return;
   // The sums of the next 3 times meet inputs of this tile.

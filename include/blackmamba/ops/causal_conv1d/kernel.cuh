@@ -13,9 +13,9 @@ struct ConvTuning {
   static constexpr int threads = 64;                     ///< of a block
   static constexpr int tile = 32, backward_tile = 64;    ///< times of a thread; 3 more are read
   static constexpr int blocks = 8, backward_blocks = 6;  ///< of a multiprocessor
-  static constexpr int ahead = 8;                        ///< rows of inputs that are on their way while as many are summed
+  /// Rows of inputs that are on their way while as many are summed: as many bytes for every scalar.
   template <class T>
-  static constexpr int backward_ahead = 16 / sizeof(T);
+  static constexpr int ahead = 16 / sizeof(T);
 };
 
 /// The sequences of a row as a thread meets them in time. Offsets are device memory that the host has not read; whatever they say,
@@ -118,7 +118,7 @@ template <class T>
 __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::blocks)
     conv_kernel(__grid_constant__ CausalConv1dArgs<T> const a) {
   using Tuning = ConvTuning;
-  constexpr int ahead = Tuning::ahead;
+  constexpr int ahead = Tuning::ahead<T>;
   Index const d = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x), L = a.x.extent(1), begin = Index{blockIdx.y} * Tuning::tile;
   if (d >= a.x.extent(2)) return;
   int const count = static_cast<int>(min(L - begin, Index{Tuning::tile}));
@@ -130,30 +130,34 @@ __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::blocks)
     ConvColumn<T> column{a, d};
     ConvSequence here{a.offsets, b, L, begin};
     column.load_before(a, here, b, begin);
-    auto const sum = [&](PackedFour<T> const& row, int t) {
+    auto const sum = [&](PackedFour<T> const& row, int t, auto silu) {
       float x[4], y[4];
       widen_four(row, x);
       column.sums(x, y);
+      if constexpr (decltype(silu)::value)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float const gated = computed(device_silu(y[c]));
-        y[c] = a.silu ? gated : y[c];
-      }
+        for (int c = 0; c < 4; ++c) y[c] = device_silu(y[c]);
       store_four(to + t * a.y.stride(1), round_four<T>(y));
       column.shift(x);
     };
     for (int first = 0; first < count; first += ahead) {
       if (first + ahead < count) load_rows(from, a.x.stride(1), first + ahead, count, next);
-      if (first + ahead <= count && begin + first + ahead <= here.end) {
+      auto const sum_rows = [&](auto silu) {
+        if (first + ahead <= count && begin + first + ahead <= here.end) {
 #pragma unroll
-        for (int i = 0; i < ahead; ++i) sum(rows[i], first + i);
-      } else {
+          for (int i = 0; i < ahead; ++i) sum(rows[i], first + i, silu);
+        } else {
 #pragma unroll 1
-        for (int t = first; t < min(first + ahead, count); ++t) {
-          if (begin + t >= here.end) here.advance(), column.load_before(a, here, b, begin + t);
-          sum(load_packed(from + t * a.x.stride(1)), t);
+          for (int t = first; t < min(first + ahead, count); ++t) {
+            if (begin + t >= here.end) here.advance(), column.load_before(a, here, b, begin + t);
+            sum(load_packed(from + t * a.x.stride(1)), t, silu);
+          }
         }
-      }
+      };
+      if (a.silu)
+        sum_rows(std::true_type{});
+      else
+        sum_rows(std::false_type{});
 #pragma unroll
       for (int i = 0; i < ahead; ++i) rows[i] = next[i];
     }

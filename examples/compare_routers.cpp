@@ -17,6 +17,11 @@
 #include "support/statistics.hpp"
 #include "support/training.hpp"
 
+// The build knows where the compiler keeps its headers.
+#ifndef BLACKMAMBA_EXAMPLE_TEXT
+#define BLACKMAMBA_EXAMPLE_TEXT "/usr/include/c++"
+#endif
+
 namespace {
 
 using namespace blackmamba;

@@ -61,8 +61,8 @@ int main(int argc, char** argv) {
   app.add_option("--logits", logits_path,
                  "Write the logits (B, L, vocab) to this safetensors file: float32, float64 with --dtype f64");
   app.add_option("--gradients", gradients_path,
-                 "Write d loss / d parameter to this safetensors file, under the names of the checkpoint: float32, float64 with "
-                 "--dtype f64");
+                 "Write d loss / d parameter to this safetensors file, under the names of the checkpoint: with --dtype f32 or "
+                 "f64");
   app.add_option("--chunk", chunk,
                  "Tokens of a sequence a pass; the state carries over, so only memory depends on it. 0: all at once")
       ->check(CLI::Range(Index{0}, Index{1} << 31))

@@ -117,6 +117,10 @@ int main(int argc, char** argv) {
     Index saved = last ? last->step : -1;
     auto const save = [&] {
       if (saved == training->steps()) return;
+      // A step may leave weights that only the next one would find broken: those are not to take a good checkpoint's place.
+      if (double const loss = training->next_loss(); !std::isfinite(loss))
+        throw value_error(concat("step ", training->steps(), " left weights whose loss is ", loss,
+                                 "; no checkpoint is made of them. ", "A lower --learning-rate may help"));
       checkpoints.save(training->steps(), [&](std::filesystem::path const& folder) {
         training->save(folder);
         io::StateFile state;
@@ -143,15 +147,24 @@ int main(int argc, char** argv) {
           held_out = std::isnan(record.bits_per_byte) ? fmt::format(", held out {:.3f}", record.loss)
                                                       : fmt::format(", held out {:.3f} bits a byte", record.bits_per_byte);
         }};
-    bool const finished = loop.run(settings.steps, events, [&](Index step) {
-      if (checkpoint_every > 0 && step > 0 && step % checkpoint_every == 0) save();
-      return !interrupted;
-    });
-    progress.pause();
-    save();
-    run.seconds = loop.seconds;
-    run.stopped = finished ? "finished" : "interrupted";
-    metrics.end(run);
+    auto const end = [&](std::string const& why) {
+      progress.pause();
+      run.seconds = loop.seconds;
+      run.stopped = why;
+      metrics.end(run);
+    };
+    bool finished = false;
+    try {
+      finished = loop.run(settings.steps, events, [&](Index step) {
+        if (checkpoint_every > 0 && step > 0 && step % checkpoint_every == 0) save();
+        return !interrupted;
+      });
+      save();
+    } catch (value_error const& e) {
+      end(e.what());
+      throw;
+    }
+    end(finished ? "finished" : "interrupted");
     if (finished)
       fmt::print("done    {}{}; checkpoint {}/latest\n", settings.steps, held_out, out);
     else

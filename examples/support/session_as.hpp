@@ -39,9 +39,13 @@ class SessionOf : public Session {
   }
 
   void write_gradients(View<Token const, 2> tokens, View<Token const, 2> targets, std::string const& file) override {
-    Gradients<Net, T, Ctx> gradients{model_, Keep::inputs};
-    gradients.add(tokens, targets, {.mode = Mode::inference});
-    io::save_gradients(gradients, family_, file);
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
+      Gradients<Net, T, Ctx> gradients{model_, Keep::inputs};
+      gradients.add(tokens, targets, {.mode = Mode::inference});
+      io::save_gradients(gradients, family_, file);
+    } else {  // would double what the programs take to compile, for gradients of half the digits
+      throw value_error(concat("gradients in ", file, " need a scalar of 32 bits or more: give --dtype f32 or f64"));
+    }
   }
 
   Index generate(std::span<Token const> prompt, GenerateOptions const& options,

@@ -81,6 +81,9 @@ class Training {
   virtual std::vector<RoutingStats> const& routing() const = 0;
   virtual Evaluation evaluate(Evaluation const* before) = 0;
 
+  /// The loss on the next batch, from which nothing is learnt: not finite if the weights are broken.
+  virtual double next_loss() = 0;
+
   /// Writes config.json, model.safetensors, optimiser.safetensors below a folder, and reads them back.
   virtual void save(std::filesystem::path const& folder) = 0;
   virtual void load(std::filesystem::path const& folder, Index steps) = 0;

@@ -40,6 +40,11 @@ class TrainingOf : public Training {
     return trainer_.evaluate(text_.held_out(), held_out_batch_, text_.corpus().is_bytes(), before);
   }
 
+  double next_loss() override {
+    text_.training().fill(steps() * trainer_.options().passes * text_.training().options().sequences, batch_);
+    return trainer_.loss(batch_);
+  }
+
   void save(std::filesystem::path const& folder) override {
     io::save_model(model_, config_, folder);
     std::vector<io::TensorToWrite> arrays;

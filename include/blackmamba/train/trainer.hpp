@@ -158,6 +158,18 @@ class Trainer {
     return report;
   }
 
+  /// The loss of a batch under the weights as they are, which learn nothing from it. NaN where a pass is refused, as routers do
+  /// with logits that are not numbers: whether it is finite says whether the weights are worth keeping.
+  double loss(TokenBatch const& batch) {
+    try {
+      auto const said = gradients_.loss(row(batch.tokens()), row(batch.targets()),
+                                        {.offsets = batch.offsets(), .ignore_index = no_target, .seed = options_.seed}, [] {});
+      return static_cast<double>(said.loss());
+    } catch (value_error const&) {
+      return std::numeric_limits<double>::quiet_NaN();
+    }
+  }
+
   /// What each mixture layer did in the last step; empty without telemetry.
   std::vector<RoutingStats> const& routing() const { return routing_; }
 

@@ -10,26 +10,42 @@
 
 #include <blackmamba/core/dual.hpp>
 #include <blackmamba/ops/activation/activation.hpp>
+#include <blackmamba/ops/activation/backward.hpp>
+#include <blackmamba/ops/adamw/adamw.hpp>
 #include <blackmamba/ops/add/add.hpp>
+#include <blackmamba/ops/causal_conv1d/backward.hpp>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
+#include <blackmamba/ops/convert/convert.hpp>
+#include <blackmamba/ops/cross_entropy/backward.hpp>
 #include <blackmamba/ops/cross_entropy/cross_entropy.hpp>
+#include <blackmamba/ops/decay/backward.hpp>
 #include <blackmamba/ops/decay/decay.hpp>
+#include <blackmamba/ops/dispatch/backward.hpp>
 #include <blackmamba/ops/dispatch/dispatch.hpp>
+#include <blackmamba/ops/embedding/backward.hpp>
 #include <blackmamba/ops/embedding/embedding.hpp>
+#include <blackmamba/ops/expand_heads/backward.hpp>
 #include <blackmamba/ops/expand_heads/expand_heads.hpp>
+#include <blackmamba/ops/expert_mlp/backward.hpp>
 #include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
+#include <blackmamba/ops/layer_norm/backward.hpp>
 #include <blackmamba/ops/layer_norm/layer_norm.hpp>
+#include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
+#include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
+#include <blackmamba/ops/route/backward.hpp>
 #include <blackmamba/ops/route/losses.hpp>
 #include <blackmamba/ops/route/route.hpp>
 #include <blackmamba/ops/route/threshold.hpp>
 #include <blackmamba/ops/sample/sample.hpp>
+#include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan/selective_scan.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 #include <blackmamba/ops/softmax/softmax.hpp>
+#include <blackmamba/ops/sum_squares/sum_squares.hpp>
 #include <blackmamba/ops/top_k/top_k.hpp>
 
 #include "support/data.hpp"
@@ -90,12 +106,38 @@ BLACKMAMBA_OPERATION(expert_mlp, ExpertMlpArgs)
 BLACKMAMBA_OPERATION(combine, CombineArgs)
 BLACKMAMBA_OPERATION(sample, SampleArgs)
 
+/// Into the accumulator, as the residual stream is widened.
+template <class T>
+using ConvertToAccumulator = ConvertArgs<T, accumulator_t<T>>;
+
+BLACKMAMBA_OPERATION(convert, ConvertToAccumulator)
+BLACKMAMBA_OPERATION(adamw, AdamWArgs)
+BLACKMAMBA_OPERATION(sum_squares, SumSquaresArgs)
+BLACKMAMBA_OPERATION(selective_scan_backward, SelectiveScanBackwardArgs)
+BLACKMAMBA_OPERATION(decay_backward, DecayBackwardArgs)
+BLACKMAMBA_OPERATION(expand_heads_backward, ExpandHeadsBackwardArgs)
+BLACKMAMBA_OPERATION(causal_conv1d_backward, CausalConv1dBackwardArgs)
+BLACKMAMBA_OPERATION(rms_norm_backward, RmsNormBackwardArgs)
+BLACKMAMBA_OPERATION(layer_norm_backward, LayerNormBackwardArgs)
+BLACKMAMBA_OPERATION(linear_backward, LinearBackwardArgs)
+BLACKMAMBA_OPERATION(embedding_backward, EmbeddingBackwardArgs)
+BLACKMAMBA_OPERATION(activation_backward, ActivationBackwardArgs)
+BLACKMAMBA_OPERATION(gated_unit_backward, GatedUnitBackwardArgs)
+BLACKMAMBA_OPERATION(cross_entropy_backward, CrossEntropyBackwardArgs)
+BLACKMAMBA_OPERATION(route_top1_sigmoid_backward, RouteBackwardArgs)
+BLACKMAMBA_OPERATION(route_top_k_softmax_backward, RouteBackwardArgs)
+BLACKMAMBA_OPERATION(route_plan_sigmoid_backward, RouteBackwardArgs)
+BLACKMAMBA_OPERATION(route_gate_backward, RouteGateBackwardArgs)
+BLACKMAMBA_OPERATION(gather_tokens_backward, GatherBackwardArgs)
+BLACKMAMBA_OPERATION(expert_mlp_backward, ExpertMlpBackwardArgs)
+BLACKMAMBA_OPERATION(combine_backward, CombineBackwardArgs)
+
 template <class Entry, class T>
 std::string cell() {
   static_assert(Entry::template runs<Cpu, T> == Entry::template runs<Reference, T>);
   if (!Entry::template runs<Reference, T>) return "–";
   bool const fast = Entry::template own<Cpu, T, void> || Entry::template own<Cpu, T, SinkhornReport> ||
-                    Entry::template own<Cpu, T, accumulator_t<T>>;
+                    Entry::template own<Cpu, T, accumulator_t<T>> || Entry::template own<Cpu, T, sum_squares_t<T>>;
   return fast ? "fast" : "reference";
 }
 
@@ -129,7 +171,12 @@ TEST_CASE("docs: the support matrix says what the headers declare") {
             route_top1_sigmoid_entry, route_top_k_softmax_entry, route_plan_sigmoid_entry, route_scores_entry, route_choose_entry,
             route_gate_entry, route_expert_choice_entry, route_threshold_entry, balance_thresholds_entry, balance_loss_entry,
             router_z_loss_entry, sparsity_loss_entry, sinkhorn_entry, sinkhorn_log_entry, gather_tokens_entry, expert_mlp_entry,
-            combine_entry, sample_entry>();
+            combine_entry, sample_entry, convert_entry, adamw_entry, sum_squares_entry, selective_scan_backward_entry,
+            decay_backward_entry, expand_heads_backward_entry, causal_conv1d_backward_entry, rms_norm_backward_entry,
+            layer_norm_backward_entry, linear_backward_entry, embedding_backward_entry, activation_backward_entry,
+            gated_unit_backward_entry, cross_entropy_backward_entry, route_top1_sigmoid_backward_entry,
+            route_top_k_softmax_backward_entry, route_plan_sigmoid_backward_entry, route_gate_backward_entry,
+            gather_tokens_backward_entry, expert_mlp_backward_entry, combine_backward_entry>();
   auto const path = std::filesystem::path{__FILE__}.parent_path() / "../../docs/support.md";
   std::string page = read(path);
   auto const begin = page.find("| operation |"), end = page.find("\n\n", begin) + 1;

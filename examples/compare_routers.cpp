@@ -175,6 +175,10 @@ int main(int argc, char** argv) {
                done ? fmt::format("; {} are done already", done / settings.steps) : std::string{});
     std::fflush(stdout);
 
+    auto const write = [&] {
+      program::write_results((folder / "results.csv").string(), comparison);
+      program::write_report((folder / "report.html").string(), comparison);
+    };
     std::signal(SIGINT, [](int) { interrupted = 1; });
     program::Progress progress{"step", runs * settings.steps, done};
     for (int seed = 0; seed < seeds && !interrupted; ++seed)
@@ -219,11 +223,10 @@ int main(int argc, char** argv) {
         if (save_models) training->save(folder / "models" / fmt::format("{}-{}", router, seed));
         comparison.runs.push_back(std::move(run));
         done += settings.steps;
-        program::write_report((folder / "report.html").string(), comparison);  // what there is so far
+        write();  // what there is so far
       }
     progress.pause();
-    program::write_results((folder / "results.csv").string(), comparison);
-    program::write_report((folder / "report.html").string(), comparison);
+    write();
     print_table(comparison, routers, seeds);
     fmt::print("report   {}/report.html\n", out);
   });

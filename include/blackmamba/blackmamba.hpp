@@ -160,6 +160,7 @@
 #include <blackmamba/verify/tolerance.hpp>
 
 #if defined(__CUDACC__)
+#include <blackmamba/core/cuda/fault.cuh>
 #include <blackmamba/core/cuda/tensor.cuh>
 #include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
 #include <blackmamba/ops/causal_conv1d/cuda.cuh>

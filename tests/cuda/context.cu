@@ -56,3 +56,31 @@ GPU_TEST("Cuda: copies share the stream and the scratch memory; a stream of the 
   }
   CHECK(cudaStreamDestroy(stream) == cudaSuccess);
 }
+
+namespace {
+
+constexpr detail::FaultKind odd_number{"halve", "the number at position ", " is ", ", which is odd"};
+constexpr detail::FaultKind other{"other", "nothing at position ", "", " is wrong"};
+
+__global__ void halve_kernel(int const* x, Index n, detail::FaultSlot* slot) {
+  for (Index i = threadIdx.x; i < n; i += blockDim.x)
+    if (x[i] % 2 != 0) detail::report_fault(slot, i, x[i]);
+}
+
+}  // namespace
+
+GPU_TEST("Cuda: what a kernel finds wrong in its data is thrown by the next wait, the first place first, and only once") {
+  Cuda const ctx;
+  Tensor<int, 1> numbers{Shape<1>{1000}};
+  numbers(77) = -5, numbers(990) = 3;
+  auto const x = to_device(ctx, numbers);
+  auto const run = [&] {
+    ctx.fault(other);
+    halve_kernel<<<1, 128, 0, ctx.stream()>>>(x.data(), x.size(), ctx.fault(odd_number));
+  };
+  for (int i = 0; i < 2; ++i) {
+    run();
+    CHECK_THROWS_WITH_AS(ctx.synchronize(), "halve: the number at position 77 is -5, which is odd", value_error);
+    CHECK_NOTHROW(ctx.synchronize());
+  }
+}

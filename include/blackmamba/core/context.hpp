@@ -25,6 +25,12 @@ class Reference {
   /// Temporary memory of operations and layers: take it inside a scope.
   Arena& scratch() const { return *scratch_; }
 
+  /// Where the scratch memory comes from, and weights and states that run on this context.
+  MemoryResource memory() const { return detail::host_memory; }
+
+  /// Waits until everything queued has run: at once, for nothing is queued here.
+  void synchronize() const {}
+
   /// Threads that an operation may use.
   int threads() const { return 1; }
 
@@ -57,6 +63,8 @@ class Cuda;
 template <class C>
 concept Context = std::copyable<C> && requires(C const& c) {
   { c.scratch() } -> std::same_as<Arena&>;
+  { c.memory() } -> std::same_as<MemoryResource>;
+  c.synchronize();
   { c.threads() } -> std::convertible_to<int>;
 };
 

@@ -2,8 +2,11 @@
 /// \file
 /// An NVIDIA GPU as a context.
 
+#include <vector>
+
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/cuda/error.cuh>
+#include <blackmamba/core/cuda/fault.cuh>
 
 namespace blackmamba {
 
@@ -63,8 +66,12 @@ class Cuda {
   /// Where the scratch memory comes from: the device's memory, at a call that waits for the device.
   MemoryResource memory() const { return state_->memory(); }
 
-  /// Waits until everything queued has run. Throws `cuda_error` if something queued since the last wait failed.
-  void synchronize() const { detail::check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
+  /// Waits until everything queued has run. Throws `cuda_error` if something queued since the last wait failed, and `value_error`,
+  /// as the other contexts do at once, if an operation found its data wrong; the context can be used again after that.
+  void synchronize() const { state_->synchronize(); }
+
+  /// Where kernels note a fault of this kind, on the device. Throws `error` for more than `detail::most_faults` kinds.
+  detail::FaultSlot* fault(detail::FaultKind const& kind) const { return state_->slot(kind); }
 
   static constexpr char const* name = "cuda";
 
@@ -74,6 +81,8 @@ class Cuda {
       detail::DeviceScope const scope{device};
       detail::check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
                          "cudaDeviceGetAttribute");
+      detail::check_cuda(cudaMalloc(&slots, slot_bytes), "cudaMalloc of the context's fault slots");
+      detail::check_cuda(cudaMemset(slots, 0xff, slot_bytes), "cudaMemset");
       if (own) detail::check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
       owns_stream = own;
     }
@@ -81,6 +90,35 @@ class Cuda {
     State& operator=(State const&) = delete;
     ~State() {
       if (owns_stream) cudaStreamDestroy(stream);  // what is queued still runs, and cudaFree waits for it
+      cudaFree(slots);
+    }
+
+    detail::FaultSlot* slot(detail::FaultKind const& kind) {
+      std::size_t i = 0;
+      while (i < kinds.size() && kinds[i] != &kind) ++i;
+      if (i == kinds.size()) {
+        if (i == detail::most_faults) throw error(concat("Cuda: more than ", detail::most_faults, " kinds of fault"));
+        kinds.push_back(&kind);
+      }
+      return slots + i;
+    }
+
+    void synchronize() {
+      detail::DeviceScope const scope{device};
+      detail::FaultSlot found[detail::most_faults];
+      if (!kinds.empty())
+        detail::check_cuda(cudaMemcpyAsync(found, slots, kinds.size() * sizeof(found[0]), cudaMemcpyDeviceToHost, stream),
+                           "cudaMemcpyAsync");
+      detail::check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+      for (std::size_t i = 0; i < kinds.size(); ++i) {
+        if (found[i] == detail::no_fault) continue;
+        detail::check_cuda(cudaMemsetAsync(slots, 0xff, slot_bytes, stream), "cudaMemsetAsync");
+        auto const& [op, place, is, rest] = *kinds[i];
+        Index const position = detail::fault_position(found[i]);
+        throw value_error(std::string_view{is}.empty()
+                              ? concat(op, ": ", place, position, rest)
+                              : concat(op, ": ", place, position, is, detail::fault_value(found[i]), rest));
+      }
     }
 
     MemoryResource memory() {
@@ -99,9 +137,13 @@ class Cuda {
               this};
     }
 
+    static constexpr std::size_t slot_bytes = detail::most_faults * sizeof(detail::FaultSlot);
+
     int device, multiprocessors = 0;
     cudaStream_t stream;
     bool owns_stream = false;
+    detail::FaultSlot* slots = nullptr;
+    std::vector<detail::FaultKind const*> kinds;
     Arena scratch;
   };
 

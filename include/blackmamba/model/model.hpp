@@ -15,18 +15,19 @@
 
 namespace blackmamba {
 
-/// What decoding carries from token to token: the states of `batch` sequences, zeros at first.
-template <class Net, Scalar T>
+/// What decoding carries from token to token: the states of `batch` sequences, zeros at first, in the memory of a context.
+template <class Net, Scalar T, Context Ctx = Reference>
 class ModelState {
  public:
-  ModelState(typename Net::Dims const& dims, Index batch)
-      : batch_{batch}, memory_{std::make_unique<Arena>(static_cast<std::size_t>(state_bytes<Net, T>(dims, batch)))} {
+  ModelState(typename Net::Dims const& dims, Index batch, Ctx const& ctx = Ctx{})
+      : ctx_{ctx}, batch_{batch}, memory_{std::make_unique<Arena>(ctx_.memory())} {
     if (batch < 0) throw value_error(concat("a state of ", batch, " sequences"));
+    memory_->reserve(static_cast<std::size_t>(state_bytes<Net, T>(dims, batch)));
     auto const take = [&](auto& view, auto shape) {
       using Element = typename std::remove_reference_t<decltype(view)>::value_type;
       view = memory_->template take_zeros<Element>(shape);
-      auto const bytes = static_cast<std::size_t>(view.size()) * sizeof(Element);
-      parts_.push_back({reinterpret_cast<std::byte*>(view.data()), bytes, batch ? bytes / static_cast<std::size_t>(batch) : 0});
+      parts_.push_back({reinterpret_cast<std::byte*>(view.data()), Shape<2>{batch, batch ? view.size() / batch : 0}});
+      parts_.back().shape[1] *= static_cast<Index>(sizeof(Element));
     };
     Net::state(views_, dims, batch, take);
   }
@@ -36,23 +37,24 @@ class ModelState {
 
   /// Back to the beginning of the sequences.
   void reset() {
-    for (auto const& part : parts_) std::memset(part.data, 0, part.bytes);
+    for (auto const& part : parts_) set_zero(ctx_, bytes(part));
   }
 
   /// Every sequence goes on where `one`, a state of a single sequence of the same network, stands.
   void broadcast(ModelState const& one) {
     check_value(one.batch() == 1, "state", "cannot broadcast a state of ", one.batch(), " sequences");
     for (std::size_t i = 0; i < parts_.size(); ++i)
-      for (std::size_t at = 0; at < parts_[i].bytes; at += parts_[i].bytes_per_sequence)
-        std::memcpy(parts_[i].data + at, one.parts_[i].data, parts_[i].bytes_per_sequence);
+      for (Index b = 0; b < batch_; ++b) copy_within(ctx_, bytes(one.parts_[i])[0], bytes(parts_[i])[b]);
   }
 
  private:
   struct Part {
     std::byte* data;
-    std::size_t bytes, bytes_per_sequence;
+    Shape<2> shape;  // sequences, and bytes of each
   };
+  static View<std::byte, 2> bytes(Part const& part) { return {part.data, part.shape}; }
 
+  Ctx ctx_;
   Index batch_;
   std::unique_ptr<Arena> memory_;
   typename Net::template State<T> views_{};
@@ -61,8 +63,9 @@ class ModelState {
 
 /// A network `Net` with weights stored in `T`, run on `Ctx`.
 ///
-/// The weights are one flat array; the model owns it. Passes take their temporary memory from the context's arena and allocate
-/// nothing once it has grown to its size. One model serves one calling thread at a time.
+/// The weights are one flat array; the model owns it. It and all that passes are given and leave lies in the memory of the context;
+/// on a device passes are queued, and return before they have run. Passes take their temporary memory from the context's arena and
+/// allocate nothing once it has grown to its size. One model serves one calling thread at a time.
 template <class Net, Scalar T, Context Ctx>
 class Model {
  public:
@@ -70,10 +73,10 @@ class Model {
   using scalar = T;
   using context = Ctx;
   using Dims = typename Net::Dims;
-  using State = ModelState<Net, T>;
+  using State = ModelState<Net, T, Ctx>;
 
   /// Weights are zeros: initialise or load them. Throws `value_error` on sizes that no network can have.
-  explicit Model(Dims dims, Ctx ctx = Ctx{}) : dims_{checked(std::move(dims))}, ctx_{std::move(ctx)}, weights_{dims_} {}
+  explicit Model(Dims dims, Ctx ctx = Ctx{}) : dims_{checked(std::move(dims))}, ctx_{std::move(ctx)}, weights_{dims_, ctx_} {}
 
   Dims const& dims() const { return dims_; }
   Ctx const& ctx() const { return ctx_; }
@@ -82,10 +85,16 @@ class Model {
   /// All weights, flat, in the order of the parameter walk.
   View<T, 1> flat() const { return weights_.flat(); }
 
-  /// Runs a reader over the parameters (see layers/walk.hpp).
+  /// Runs a reader over the parameters (see layers/walk.hpp). On a device they come to the host for it, and go back.
   template <class Reader>
   void walk(Reader& reader) {
     weights_.walk(dims_, reader);
+  }
+
+  /// The same for a reader that looks at names, shapes and views, and not at what views point to: nothing moves.
+  template <class Reader>
+  void outline(Reader& reader) {
+    weights_.outline(dims_, reader);
   }
 
   /// Draws the weights as the published model initialises them: the same seed gives the same weights.
@@ -95,7 +104,7 @@ class Model {
   }
 
   /// A state for `batch` sequences at their beginning.
-  State make_state(Index batch) const { return State{dims_, batch}; }
+  State make_state(Index batch) const { return State{dims_, batch, ctx_}; }
 
   /// What a forward pass may be given beside its tokens.
   struct Options {

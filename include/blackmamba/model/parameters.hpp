@@ -94,11 +94,12 @@ struct InitialiseReader : NamelessWalk {
 
 }  // namespace detail
 
-/// The parameters of a network as one flat array in the order of the walk, and views of each.
-template <class Net, Scalar T>
+/// The parameters of a network as one flat array in the order of the walk, and views of each, in the memory of a context.
+template <class Net, Scalar T, Context Ctx = Reference>
 class Weights {
  public:
-  explicit Weights(typename Net::Dims const& dims) : memory_{std::make_unique<Arena>()} {
+  explicit Weights(typename Net::Dims const& dims, Ctx const& ctx = Ctx{})
+      : ctx_{ctx}, memory_{std::make_unique<Arena>(ctx_.memory())} {
     detail::FlatSizeReader size;
     Net::parameters(params_, dims, size);
     flat_ = memory_->template take_zeros<T>(Shape<1>{size.elements});
@@ -109,12 +110,27 @@ class Weights {
   typename Net::template Params<T> const& params() const { return params_; }
   View<T, 1> flat() const { return flat_; }
 
+  /// Runs a reader that looks at names, shapes and views, and not at what views point to.
   template <class Reader>
-  void walk(typename Net::Dims const& dims, Reader& reader) {
+  void outline(typename Net::Dims const& dims, Reader& reader) {
     Net::parameters(params_, dims, reader);
   }
 
+  /// Runs a reader that may read and write all elements. From a device they come to the host for it, and go back.
+  template <class Reader>
+  void walk(typename Net::Dims const& dims, Reader& reader) {
+    if constexpr (std::derived_from<Ctx, Reference>) {
+      outline(dims, reader);
+    } else {
+      Weights<Net, T> on_host{dims};
+      download(ctx_, flat_, on_host.flat());
+      on_host.outline(dims, reader);
+      upload(ctx_, on_host.flat(), flat_);
+    }
+  }
+
  private:
+  Ctx ctx_;
   std::unique_ptr<Arena> memory_;
   View<T, 1> flat_{};
   typename Net::template Params<T> params_{};

@@ -37,25 +37,37 @@ inline void copy_bytes(Cuda const& ctx, void* to, void const* from, Index bytes,
 
 }  // namespace detail
 
-/// Copies a host tensor of any strides into contiguous device memory of its shape. The host memory may be reused at once.
-/// Throws `shape_error` if the shapes differ or `to` is not contiguous.
+/// Host memory to the device; waits, so the host's may be reused at once.
 template <class T, int Rank>
-void copy_to_device(Cuda const& ctx, View<T const, Rank> from, View<T, Rank> to) {
-  check_shape("copy_to_device", "to", to, from.shape(), "from");
-  if (!from.contiguous()) {
-    Tensor<T, Rank> const contiguous = converted<T>(from);
-    return copy_to_device(ctx, contiguous.view(), to);
-  }
-  to = to.reshaped(to.shape());
-  detail::copy_bytes(ctx, to.data(), from.data(), from.size() * static_cast<Index>(sizeof(T)), cudaMemcpyHostToDevice);
+void upload(Cuda const& ctx, std::type_identity_t<View<T const, Rank>> from, View<T, Rank> to) {
+  detail::check_copy("upload", from, View<T const, Rank>{to});
+  detail::copy_bytes(ctx, to.data(), from.data(), static_cast<Index>(detail::byte_count(from)), cudaMemcpyHostToDevice);
   ctx.synchronize();
 }
 
-/// A copy on the device.
+/// Device memory to the host, once everything queued has run.
+template <class T, int Rank>
+void download(Cuda const& ctx, std::type_identity_t<View<T const, Rank>> from, View<T, Rank> to) {
+  detail::check_copy("download", from, View<T const, Rank>{to});
+  detail::copy_bytes(ctx, to.data(), from.data(), static_cast<Index>(detail::byte_count(from)), cudaMemcpyDeviceToHost);
+  ctx.synchronize();
+}
+
+/// Device memory to device memory. Does not wait.
+template <class T, int Rank>
+void copy_within(Cuda const& ctx, std::type_identity_t<View<T const, Rank>> from, View<T, Rank> to) {
+  detail::check_copy("copy_within", from, View<T const, Rank>{to});
+  detail::copy_bytes(ctx, to.data(), from.data(), static_cast<Index>(detail::byte_count(from)), cudaMemcpyDeviceToDevice);
+}
+
+/// A copy on the device of a host tensor of any strides.
 template <class T, int Rank>
 DeviceTensor<T, Rank> to_device(Cuda const& ctx, View<T const, Rank> from) {
   DeviceTensor<T, Rank> out{ctx, from.shape()};
-  copy_to_device(ctx, from, out.view());
+  if (from.contiguous())
+    upload(ctx, from, out.view());
+  else
+    upload(ctx, converted<T>(from).view(), out.view());
   return out;
 }
 template <class T, int Rank>
@@ -63,14 +75,10 @@ DeviceTensor<T, Rank> to_device(Cuda const& ctx, Tensor<T, Rank> const& from) {
   return to_device(ctx, from.view());
 }
 
-/// A copy on the host of contiguous device memory, after everything queued has run. Throws `shape_error` if it is not contiguous.
+/// `download`, of whatever converts to a view too.
 template <class T, int Rank>
 Tensor<std::remove_const_t<T>, Rank> to_host(Cuda const& ctx, View<T, Rank> from) {
-  Tensor<std::remove_const_t<T>, Rank> out{from.shape()};
-  from = from.reshaped(from.shape());
-  detail::copy_bytes(ctx, out.data(), from.data(), from.size() * static_cast<Index>(sizeof(T)), cudaMemcpyDeviceToHost);
-  ctx.synchronize();
-  return out;
+  return download(ctx, from);
 }
 template <class T, int Rank>
 Tensor<T, Rank> to_host(Cuda const& ctx, DeviceTensor<T, Rank> const& from) {

@@ -91,9 +91,9 @@ void gate_backward(Pass<Ctx, T> const& pass, RouterBackwardArgs<T> const& a, Gat
 /// balance · the load-balancing loss of a choice, over the tokens that `router.scope` says. `rechoose(experts)` makes the choice
 /// again, for the loss counts what was chosen; it is called where a capacity may have dropped some of it.
 template <class Ctx, Scalar T, class Rechoose>
-accumulator_t<T> balance(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a, Rechoose const& rechoose) {
+void balance(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a, Rechoose const& rechoose) {
   RouterOptions const& o = d.router;
-  if (o.balance == 0) return accumulator_t<T>(0);
+  if (o.balance == 0) return;
   auto const scope = pass.ctx.scratch().scope();
   auto experts = a.experts;
   if (o.capacity_factor > 0) {
@@ -101,10 +101,11 @@ accumulator_t<T> balance(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs
     rechoose(again);
     experts = again;
   }
-  BalanceLossArgs<T> args{.logits = a.logits, .experts = experts, .scale = a.scale * o.balance, .d_logits = a.d_logits};
+  BalanceLossArgs<T> args{
+      .logits = a.logits, .experts = experts, .coefficient = o.balance, .scale = a.scale, .loss = a.loss, .d_logits = a.d_logits};
   if (o.scope == BalanceScope::sequence) args.offsets = pass.offsets;
   if (o.scope == BalanceScope::global) args.counts = a.observed;
-  return accumulator_t<T>(o.balance) * balance_loss(pass.ctx, args);
+  balance_loss(pass.ctx, args);
 }
 
 /// Every score of a pass, in scratch.

@@ -29,8 +29,8 @@ struct GroupLimited {
   }
 
   template <class Ctx, Scalar T>
-  static accumulator_t<T> loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
-    return routing::balance(pass, d, a, [&](View<int, 2> experts) { choose(pass, d, a.logits, experts); });
+  static void loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
+    routing::balance(pass, d, a, [&](View<int, 2> experts) { choose(pass, d, a.logits, experts); });
   }
 
  private:

@@ -116,12 +116,9 @@ struct OneOf<RouterList<R...>> {
   }
 
   template <class Ctx, Scalar T>
-  static accumulator_t<T> loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
-    return List::visit(d.router.kind, [&]<class Q>(std::type_identity<Q>) {
-      if constexpr (detail::HasRouterLoss<Q>)
-        return Q::loss(pass, d, a);
-      else
-        return accumulator_t<T>(0);
+  static void loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
+    List::visit(d.router.kind, [&]<class Q>(std::type_identity<Q>) {
+      if constexpr (detail::HasRouterLoss<Q>) Q::loss(pass, d, a);
     });
   }
 

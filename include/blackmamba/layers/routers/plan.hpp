@@ -25,7 +25,7 @@ void route_by_plan(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const&
   auto const scope = pass.ctx.scratch().scope();
   auto const plan = pass.ctx.scratch().template take<accumulator_t<T>>(a.logits.shape());
   SinkhornReport const report = solve(plan);
-  if (a.report) a.report->iterations = report.iterations, a.report->marginal_error = report.marginal_error;
+  if (a.report) a.report(0).iterations = report.iterations, a.report(0).marginal_error = report.marginal_error;
   route_choose(pass.ctx, RouteChooseArgs<accumulator_t<T>>{.scores = plan, .experts = a.experts});
   gate(pass, a, plan_gate(d), false);
 }

@@ -34,11 +34,14 @@ struct ReluRouter {
   }
 
   template <class Ctx, Scalar T>
-  static accumulator_t<T> loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
-    double const lambda = 1e-8 * std::exp(static_cast<double>(widen(a.memory(0))));
-    return accumulator_t<T>(lambda) *
-           sparsity_loss(pass.ctx,
-                         SparsityLossArgs<T>{.logits = a.logits, .k = d.top_k, .scale = a.scale * lambda, .d_logits = a.d_logits});
+  static void loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
+    sparsity_loss(pass.ctx, SparsityLossArgs<T>{.logits = a.logits,
+                                                .k = d.top_k,
+                                                .coefficient = 1e-8,
+                                                .log_coefficient = a.memory,
+                                                .scale = a.scale,
+                                                .loss = a.loss,
+                                                .d_logits = a.d_logits});
   }
 
   template <Scalar A>

@@ -15,10 +15,13 @@
 ///     static constexpr char const* summary = "one line";               // for whoever lists routers
 ///     static constexpr Index slots(Dims const& d);                     // experts a token may use; else d.top_k
 ///     static constexpr Index memory(Dims const& d);                    // numbers a layer carries from step to step; else 0
-///     template <class Ctx, Scalar T>                                   // a loss of its own: returned, its gradient added
-///     static accumulator_t<T> loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a);
+///     template <class Ctx, Scalar T>                                   // a loss of its own: added, and its gradient
+///     static void loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a);
 ///     template <Scalar A>                                              // what it moves after each step
 ///     static void update(Dims const& d, RouterUpdate<A> const& u);
+///
+/// The views of `route`, `backward` and `loss` are of memory of the pass's context, which may be a device's: a router hands them to
+/// operations and does not look at what they point to. `update` is given memory of the host.
 
 #include <concepts>
 
@@ -27,12 +30,13 @@
 
 namespace blackmamba {
 
-/// What a router tells of one pass. On the host.
+/// What a router tells of one pass, in the memory of its context. `A` is the accumulator scalar.
+template <Scalar A>
 struct RouterReport {
   Index iterations = 0;       ///< of a plan that is solved for
   double marginal_error = 0;  ///< of that plan: the largest relative error of a column's sum
-  double loss = 0;            ///< what the router adds to the loss of the pass, its coefficients included
-  double z_loss = 0;          ///< the router z-loss of the pass, its coefficient included
+  A loss{0};                  ///< what the router adds to the loss of the pass, its coefficients included
+  A z_loss{0};                ///< the router z-loss of the pass, its coefficient included
   Index dropped = 0;          ///< assignments that found their expert full
 };
 
@@ -45,7 +49,7 @@ struct RouterArgs {
   View<accumulator_t<T>, 2> weights{};   ///< (tokens, slots) out: what the expert's output is multiplied by; unread in empty slots
   View<accumulator_t<T>, 1> observed{};  ///< optional (n_experts) in, out, in training: zeros when a step begins, then the router's
                                          ///< own, carried over the passes of the step and handed to `update`
-  RouterReport* report = nullptr;        ///< optional out
+  View<RouterReport<accumulator_t<T>>, 1> report{};  ///< optional (1) out; zeros before
 };
 
 /// The gradient of a router's weights by its logits. The choice of experts is piecewise constant and has none.
@@ -66,7 +70,8 @@ struct RouterLossArgs {
   View<T const, 1> memory{};
   View<int const, 2> experts{};
   View<accumulator_t<T> const, 1> observed{};  ///< as `route` left it
-  double scale = 1;                            ///< of the gradient: the loss that is returned is not scaled
+  double scale = 1;                            ///< of the gradient: the loss itself is not scaled
+  View<accumulator_t<T>, 1> loss{};            ///< optional (1), added to
   View<T, 2> d_logits{};                       ///< optional (tokens, n_experts), added to
 };
 

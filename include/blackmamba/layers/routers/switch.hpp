@@ -30,8 +30,8 @@ struct Switch {
   }
 
   template <class Ctx, Scalar T>
-  static accumulator_t<T> loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
-    return routing::balance(pass, d, a, [&](View<int, 2> experts) {
+  static void loss(Pass<Ctx, T> const& pass, Dims const& d, RouterLossArgs<T> const& a) {
+    routing::balance(pass, d, a, [&](View<int, 2> experts) {
       auto const weights = pass.ctx.scratch().template take<accumulator_t<T>>(experts.shape());
       TopKSoftmax::route(pass, d, RouterArgs<T>{.logits = a.logits, .experts = experts, .weights = weights});
     });

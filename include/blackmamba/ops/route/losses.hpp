@@ -14,26 +14,33 @@ struct BalanceLossArgs {
   View<int const, 2> experts{};    ///< (tokens, slots) as chosen; -1: none
   View<Index const, 1> offsets{};  ///< optional (S + 1): a loss for each sequence, averaged; absent: one for all tokens
   View<accumulator_t<T> const, 1>
-      counts{};           ///< optional (E): the assignments to count, for all sequences; absent: those of experts
-  double scale = 1;       ///< of the gradient
-  View<T, 2> d_logits{};  ///< optional (tokens, E), added to
+      counts{};                      ///< optional (E): the assignments to count, for all sequences; absent: those of experts
+  double coefficient = 1;            ///< of the loss and the gradient
+  double scale = 1;                  ///< of the gradient alone
+  View<accumulator_t<T>, 1> loss{};  ///< optional (1), added to
+  View<T, 2> d_logits{};             ///< optional (tokens, E), added to
 };
 
 /// Arguments of `router_z_loss`.
 template <Scalar T>
 struct RouterZLossArgs {
-  View<T const, 2> logits{};  ///< (tokens, E)
-  double scale = 1;           ///< of the gradient
-  View<T, 2> d_logits{};      ///< optional (tokens, E), added to
+  View<T const, 2> logits{};         ///< (tokens, E)
+  double coefficient = 1;            ///< of the loss and the gradient
+  double scale = 1;                  ///< of the gradient alone
+  View<accumulator_t<T>, 1> loss{};  ///< optional (1), added to
+  View<T, 2> d_logits{};             ///< optional (tokens, E), added to
 };
 
 /// Arguments of `sparsity_loss`.
 template <Scalar T>
 struct SparsityLossArgs {
-  View<T const, 2> logits{};  ///< (tokens, E)
-  Index k = 1;                ///< experts that a token should have
-  double scale = 1;           ///< of the gradient
-  View<T, 2> d_logits{};      ///< optional (tokens, E), added to
+  View<T const, 2> logits{};           ///< (tokens, E)
+  Index k = 1;                         ///< experts that a token should have
+  double coefficient = 1;              ///< of the loss and the gradient
+  View<T const, 1> log_coefficient{};  ///< optional (1): the coefficient is times e to this
+  double scale = 1;                    ///< of the gradient alone
+  View<accumulator_t<T>, 1> loss{};    ///< optional (1), added to
+  View<T, 2> d_logits{};               ///< optional (tokens, E), added to
 };
 
 namespace detail {
@@ -41,6 +48,19 @@ namespace detail {
 template <Scalar T>
 void add_to(T& to, accumulator_t<T> x) {
   to = static_cast<T>(widen(to) + x);
+}
+
+/// What a loss is to its caller: the number itself, and added where it was asked for.
+template <class Args, class A>
+A told(Args const& a, double coefficient, A loss) {
+  if (a.loss) a.loss(0) += A(coefficient) * loss;
+  return loss;
+}
+
+template <class Args>
+void check_loss(char const* op, Args const& a) {
+  if (a.loss) check_shape(op, "loss", a.loss, Shape<1>{1}, "its one element");
+  if (a.d_logits) check_shape(op, "d_logits", a.d_logits, a.logits.shape(), "logits");
 }
 
 }  // namespace detail
@@ -77,7 +97,7 @@ accumulator_t<T> balance_loss_on(Ctx const& ctx, BalanceLossArgs<T> const& a) {
     for (Index e = 0; e < E; ++e) loss += (share(e) *= A(static_cast<double>(E)) / assigned) * mean(e);
     total += loss;
     if (!a.d_logits) continue;
-    A const factor = A(a.scale) / (length * A(static_cast<double>(present)));
+    A const factor = A(a.scale * a.coefficient) / (length * A(static_cast<double>(present)));
     detail::for_each_token(ctx, end - begin, E, [&](Index row) {
       Index const i = begin + row;
       A of_token{0};
@@ -85,7 +105,7 @@ accumulator_t<T> balance_loss_on(Ctx const& ctx, BalanceLossArgs<T> const& a) {
       for (Index e = 0; e < E; ++e) detail::add_to(a.d_logits(i, e), factor * p(i, e) * (share(e) - of_token));
     });
   }
-  return present > 0 ? total / A(static_cast<double>(present)) : total;
+  return detail::told(a, a.coefficient, present > 0 ? total / A(static_cast<double>(present)) : total);
 }
 
 template <std::derived_from<Reference> Ctx, Scalar T>
@@ -102,11 +122,11 @@ accumulator_t<T> router_z_loss_on(Ctx const& ctx, RouterZLossArgs<T> const& a) {
     A const z = gate.top + log(gate.sum);
     of_token(i) = z * z;
     if (!a.d_logits) return;
-    for (Index e = 0; e < E; ++e) detail::add_to(a.d_logits(i, e), A(2 * a.scale) * z * gate.share(e) / count);
+    for (Index e = 0; e < E; ++e) detail::add_to(a.d_logits(i, e), A(2 * a.scale * a.coefficient) * z * gate.share(e) / count);
   });
   A total{0};
   for (Index i = 0; i < tokens; ++i) total += of_token(i);
-  return total / count;
+  return detail::told(a, a.coefficient, total / count);
 }
 
 template <std::derived_from<Reference> Ctx, Scalar T>
@@ -118,6 +138,7 @@ accumulator_t<T> sparsity_loss_on(Ctx const& ctx, SparsityLossArgs<T> const& a) 
   auto const factor = ctx.scratch().template take<A>(Shape<1>{E}), sum = ctx.scratch().template take_zeros<A>(Shape<1>{E});
   auto const active = ctx.scratch().template take_zeros<Index>(Shape<1>{E});
   double const n = static_cast<double>(tokens), k = static_cast<double>(a.k);
+  double const coefficient = a.coefficient * (a.log_coefficient ? std::exp(static_cast<double>(widen(a.log_coefficient(0)))) : 1.0);
   for (Index i = 0; i < tokens; ++i)
     for (Index e = 0; e < E; ++e)
       if (A const x = widen(a.logits(i, e)); x > A(0)) sum(e) += x, ++active(e);
@@ -129,20 +150,20 @@ accumulator_t<T> sparsity_loss_on(Ctx const& ctx, SparsityLossArgs<T> const& a) 
   if (a.d_logits)
     detail::for_each_token(ctx, tokens, E, [&](Index i) {
       for (Index e = 0; e < E; ++e)
-        if (widen(a.logits(i, e)) > A(0)) detail::add_to(a.d_logits(i, e), A(a.scale) * factor(e));
+        if (widen(a.logits(i, e)) > A(0)) detail::add_to(a.d_logits(i, e), A(a.scale * coefficient) * factor(e));
     });
-  return total;
+  return detail::told(a, coefficient, total);
 }
 
 namespace detail {
 
 struct balance_loss_fn {
   template <class Ctx, Scalar T>
-  accumulator_t<T> operator()(Ctx const& ctx, BalanceLossArgs<T> const& a) const {
+  auto operator()(Ctx const& ctx, BalanceLossArgs<T> const& a) const {
     constexpr char const* op = "balance_loss";
     check_shape(op, "experts", a.experts, Shape<2>{a.logits.extent(0), a.experts.extent(1)}, "logits");
     if (a.counts) check_shape(op, "counts", a.counts, Shape<1>{a.logits.extent(1)}, "logits");
-    if (a.d_logits) check_shape(op, "d_logits", a.d_logits, a.logits.shape(), "logits");
+    check_loss(op, a);
     check_experts(op, a.experts, a.logits.extent(1));
     check_gate_logits(op, a.logits, Gate::softmax, false);
     ProfileRange const range{op};
@@ -152,8 +173,8 @@ struct balance_loss_fn {
 
 struct router_z_loss_fn {
   template <class Ctx, Scalar T>
-  accumulator_t<T> operator()(Ctx const& ctx, RouterZLossArgs<T> const& a) const {
-    if (a.d_logits) check_shape("router_z_loss", "d_logits", a.d_logits, a.logits.shape(), "logits");
+  auto operator()(Ctx const& ctx, RouterZLossArgs<T> const& a) const {
+    check_loss("router_z_loss", a);
     check_gate_logits("router_z_loss", a.logits, Gate::softmax, false);
     ProfileRange const range{"router_z_loss"};
     return router_z_loss_on(ctx, a);
@@ -162,9 +183,10 @@ struct router_z_loss_fn {
 
 struct sparsity_loss_fn {
   template <class Ctx, Scalar T>
-  accumulator_t<T> operator()(Ctx const& ctx, SparsityLossArgs<T> const& a) const {
+  auto operator()(Ctx const& ctx, SparsityLossArgs<T> const& a) const {
     check_value(a.k >= 1, "sparsity_loss", "k is ", a.k, ", not at least 1");
-    if (a.d_logits) check_shape("sparsity_loss", "d_logits", a.d_logits, a.logits.shape(), "logits");
+    check_loss("sparsity_loss", a);
+    if (a.log_coefficient) check_shape("sparsity_loss", "log_coefficient", a.log_coefficient, Shape<1>{1}, "its one element");
     check_no_nan("sparsity_loss", a.logits);
     ProfileRange const range{"sparsity_loss"};
     return sparsity_loss_on(ctx, a);

@@ -13,6 +13,7 @@
 #include <blackmamba/core/parallel.hpp>
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/random.hpp>
+#include <blackmamba/core/replay.hpp>
 #include <blackmamba/core/scalar.hpp>
 #include <blackmamba/core/sequences.hpp>
 #include <blackmamba/core/shape.hpp>
@@ -22,6 +23,7 @@
 #include <blackmamba/core/view.hpp>
 #include <blackmamba/core/worker_pool.hpp>
 
+#include <blackmamba/ops/accumulate/accumulate.hpp>
 #include <blackmamba/ops/activation/activation.hpp>
 #include <blackmamba/ops/activation/backward.hpp>
 #include <blackmamba/ops/adamw/adamw.hpp>
@@ -47,6 +49,7 @@
 #include <blackmamba/ops/layer_norm/layer_norm.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
+#include <blackmamba/ops/loss_sum/loss_sum.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
 #include <blackmamba/ops/route/backward.hpp>
@@ -161,12 +164,15 @@
 
 #if defined(__CUDACC__)
 #include <blackmamba/core/cuda/fault.cuh>
+#include <blackmamba/core/cuda/graph.cuh>
 #include <blackmamba/core/cuda/tensor.cuh>
+#include <blackmamba/ops/accumulate/cuda.cuh>
 #include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
 #include <blackmamba/ops/causal_conv1d/cuda.cuh>
 #include <blackmamba/ops/causal_conv1d_step/cuda.cuh>
 #include <blackmamba/ops/layer_norm/backward_cuda.cuh>
 #include <blackmamba/ops/layer_norm/cuda.cuh>
+#include <blackmamba/ops/loss_sum/cuda.cuh>
 #include <blackmamba/ops/rms_norm/backward_cuda.cuh>
 #include <blackmamba/ops/rms_norm/cuda.cuh>
 #include <blackmamba/ops/selective_scan/backward_cuda.cuh>

@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include <blackmamba/core/cuda/graph.cuh>
 #include <blackmamba/core/cuda/tensor.cuh>
 
 #include "support/op_test.hpp"
@@ -24,28 +25,15 @@ bool same_bits(Tensor<T, Rank> const& a, Tensor<T, Rank> const& b) {
          (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(T)) == 0);
 }
 
-/// What `body` queues, captured once, with the scratch memory sealed: it may not allocate.
+/// What `body` queues, recorded once, with the scratch memory sealed: it may not allocate.
 class Graph {
  public:
   template <class Body>
-  Graph(Cuda const& ctx, Body&& body) : ctx_{ctx} {
-    ctx.scratch().seal();
-    detail::check_cuda(cudaStreamBeginCapture(ctx.stream(), cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
-    body();
-    detail::check_cuda(cudaStreamEndCapture(ctx.stream(), &graph_), "cudaStreamEndCapture");
-    detail::check_cuda(cudaGraphInstantiate(&executable_, graph_, 0), "cudaGraphInstantiate");
-    ctx.scratch().unseal();
-  }
-  Graph(Graph const&) = delete;
-  Graph& operator=(Graph const&) = delete;
-  ~Graph() { cudaGraphExecDestroy(executable_), cudaGraphDestroy(graph_); }
-
-  void replay() const { detail::check_cuda(cudaGraphLaunch(executable_, ctx_.stream()), "cudaGraphLaunch"); }
+  Graph(Cuda const& ctx, Body&& body) : graph_{ctx, body} {}
+  void replay() const { graph_.launch(); }
 
  private:
-  Cuda ctx_;
-  cudaGraph_t graph_;
-  cudaGraphExec_t executable_;
+  CudaGraph graph_;
 };
 
 }  // namespace test

@@ -139,6 +139,16 @@ Tensor<std::remove_const_t<T>, Rank> download(Ctx const& ctx, View<T, Rank> from
   return out;
 }
 
+/// What the host can read of a tensor: itself on contexts of the host, elsewhere a copy of it, for which this waits.
+template <std::derived_from<Reference> Ctx, class T, int Rank>
+View<T const, Rank> on_host(Ctx const&, View<T, Rank> view) {
+  return view;
+}
+template <Context Ctx, class T, int Rank>
+Tensor<std::remove_const_t<T>, Rank> on_host(Ctx const& ctx, View<T, Rank> view) {
+  return download(ctx, view);
+}
+
 /// Copies contiguous memory of a context to other contiguous memory of it. Does not wait.
 template <std::derived_from<Reference> Ctx, class T, int Rank>
 void copy_within(Ctx const&, std::type_identity_t<View<T const, Rank>> from, View<T, Rank> to) {

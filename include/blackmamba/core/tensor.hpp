@@ -145,7 +145,7 @@ View<T const, Rank> on_host(Ctx const&, View<T, Rank> view) {
   return view;
 }
 template <Context Ctx, class T, int Rank>
-Tensor<std::remove_const_t<T>, Rank> on_host(Ctx const& ctx, View<T, Rank> view) {
+requires(!std::derived_from<Ctx, Reference>) Tensor<std::remove_const_t<T>, Rank> on_host(Ctx const& ctx, View<T, Rank> view) {
   return download(ctx, view);
 }
 

@@ -2,6 +2,8 @@
 /// \file
 /// Queued work as a CUDA graph: recorded once, launched with one call.
 
+#include <memory>
+
 #include <blackmamba/core/cuda/context.cuh>
 #include <blackmamba/core/replay.hpp>
 
@@ -66,7 +68,8 @@ class CudaGraph {
   cudaGraphExec_t executable_ = nullptr;
 };
 
-template <std::derived_from<Cuda> Ctx, std::invocable Body>
+template <Context Ctx, std::invocable Body>
+requires std::derived_from<Ctx, Cuda>
 class Replay<Ctx, Body> {
  public:
   Replay(Ctx const& ctx, Body body) : ctx_{ctx}, body_{std::move(body)} {}

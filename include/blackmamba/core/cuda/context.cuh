@@ -2,6 +2,8 @@
 /// \file
 /// An NVIDIA GPU as a context.
 
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include <blackmamba/core/context.hpp>
@@ -73,9 +75,24 @@ class Cuda {
   /// Where kernels note a fault of this kind, on the device. Throws `error` for more than `detail::most_faults` kinds.
   detail::FaultSlot* fault(detail::FaultKind const& kind) const { return state_->slot(kind); }
 
+  /// What operations keep once a context, a library's handle say: `make()` makes the shared pointer to it when an R is first asked
+  /// for, and it is destroyed with the context, before the stream.
+  template <class R, class Make>
+  R& resource(Make&& make) const {
+    for (auto const& [key, kept] : state_->resources)
+      if (key == &resource_key<R>) return *static_cast<R*>(kept.get());
+    std::shared_ptr<R> made = make();
+    state_->resources.emplace_back(&resource_key<R>, made);
+    return *made;
+  }
+
   static constexpr char const* name = "cuda";
 
  private:
+  /// Its address tells the kinds of resource apart.
+  template <class R>
+  static inline char resource_key = 0;
+
   struct State {
     State(int ordinal, cudaStream_t given, bool own) : device{ordinal}, stream{given}, scratch{memory()} {
       detail::DeviceScope const scope{device};
@@ -89,6 +106,7 @@ class Cuda {
     State(State const&) = delete;
     State& operator=(State const&) = delete;
     ~State() {
+      resources.clear();
       if (owns_stream) cudaStreamDestroy(stream);  // what is queued still runs, and cudaFree waits for it
       cudaFree(slots);
     }
@@ -144,6 +162,7 @@ class Cuda {
     bool owns_stream = false;
     detail::FaultSlot* slots = nullptr;
     std::vector<detail::FaultKind const*> kinds;
+    std::vector<std::pair<char const*, std::shared_ptr<void>>> resources;
     Arena scratch;
   };
 

@@ -15,6 +15,13 @@ enum class SinkhornStart {
   ones,         ///< 1, Megatron's
 };
 
+/// How an iteration ended.
+struct SinkhornReport {
+  Index iterations = 0;       ///< how often the rows were scaled
+  double marginal_error = 0;  ///< of the plan as written: the largest |sum - target| / target over its rows and columns
+  bool converged = false;     ///< whether the tolerance was met within max_iterations
+};
+
 /// Arguments of `sinkhorn`, the published form.
 template <Scalar T>
 struct SinkhornArgs {
@@ -24,6 +31,7 @@ struct SinkhornArgs {
   Index max_iterations = 10000;
   double sharpness = 2;  ///< s: what the logits are multiplied by; Megatron's is 1
   SinkhornStart start = SinkhornStart::column_sums;
+  View<SinkhornReport, 1> report{};  ///< optional (1) out, where the context computes
 };
 
 /// Arguments of `sinkhorn_log`.
@@ -35,13 +43,7 @@ struct SinkhornLogArgs {
   Index max_iterations = 100;
   View<accumulator_t<T>, 1> potentials{};  ///< optional (E) in: g to start from; out: g of the plan
   double sharpness = 2;                    ///< s: what the logits are multiplied by
-};
-
-/// How an iteration ended.
-struct SinkhornReport {
-  Index iterations = 0;       ///< how often the rows were scaled
-  double marginal_error = 0;  ///< of the plan as written: the largest |sum - target| / target over its rows and columns
-  bool converged = false;     ///< whether the tolerance was met within max_iterations
+  View<SinkhornReport, 1> report{};        ///< optional (1) out, where the context computes
 };
 
 namespace detail {
@@ -53,28 +55,40 @@ void check_sinkhorn(char const* op, Args const& a) {
   check_value(tokens == 0 || E >= 1, op, "logits has ", tokens, " tokens and no expert to give them to");
   check_value(a.tolerance >= 0, op, "tolerance is ", a.tolerance, ", not at least 0");
   check_value(a.max_iterations >= 1, op, "max_iterations is ", a.max_iterations, ", not at least 1");
+  check_value(a.sharpness - a.sharpness == 0, op, "sharpness is ", a.sharpness, ", not finite");
+  if (a.report) check_shape(op, "report", a.report, Shape<1>{1}, "the one report");
+}
+
+/// What `solve()` returns, kept in `a.report` too; without tokens there is nothing to solve.
+template <class Args, class Solve>
+SinkhornReport reported(Args const& a, Solve const& solve) {
+  SinkhornReport const out = a.logits.extent(0) == 0 ? SinkhornReport{.converged = true} : solve();
+  if (a.report) a.report[0] = out;
+  return out;
 }
 
 struct sinkhorn_fn {
   template <class Ctx, Scalar T>
-  SinkhornReport operator()(Ctx const& ctx, SinkhornArgs<T> const& a) const {
+  auto operator()(Ctx const& ctx, SinkhornArgs<T> const& a) const {
     check_sinkhorn("sinkhorn", a);
-    check_value(a.sharpness - a.sharpness == 0, "sinkhorn", "sharpness is ", a.sharpness, ", not finite");
     ProfileRange const range{"sinkhorn"};
-    if (a.logits.extent(0) == 0) return {.converged = true};
-    return sinkhorn_on(ctx, a);
+    if constexpr (std::derived_from<Ctx, Reference>)
+      return reported(a, [&] { return sinkhorn_on(ctx, a); });
+    else
+      sinkhorn_on(ctx, a);
   }
 };
 
 struct sinkhorn_log_fn {
   template <class Ctx, Scalar T>
-  SinkhornReport operator()(Ctx const& ctx, SinkhornLogArgs<T> const& a) const {
+  auto operator()(Ctx const& ctx, SinkhornLogArgs<T> const& a) const {
     check_sinkhorn("sinkhorn_log", a);
     if (a.potentials) check_shape("sinkhorn_log", "potentials", a.potentials, Shape<1>{a.logits.extent(1)}, "logits");
-    check_value(a.sharpness - a.sharpness == 0, "sinkhorn_log", "sharpness is ", a.sharpness, ", not finite");
     ProfileRange const range{"sinkhorn_log"};
-    if (a.logits.extent(0) == 0) return {.converged = true};
-    return sinkhorn_log_on(ctx, a);
+    if constexpr (std::derived_from<Ctx, Reference>)
+      return reported(a, [&] { return sinkhorn_log_on(ctx, a); });
+    else
+      sinkhorn_log_on(ctx, a);
   }
 };
 
@@ -90,10 +104,11 @@ struct sinkhorn_log_fn {
 /// tolerance at once; from ones it stays near 1, and can stay above a small tolerance for ever: the iteration then ends at
 /// `max_iterations` and reports converged = false.
 ///
-/// Shapes: logits, plan (tokens, E), any strides. Read in `T`, computed and written in accumulator_t<T>. `plan` may alias `logits`
-/// where both have that scalar. No tokens: nothing is done, converged. Waits for its result. Throws `shape_error` on extents that
-/// disagree, and `value_error` on a logit that is not finite (naming token and expert) and where exp(s x) leaves the range of the
-/// accumulator (naming the expert): `sinkhorn_log` has no such limit.
+/// Shapes: logits, plan (tokens, E), any strides; report (1), overwritten. Read in `T`, computed and written in accumulator_t<T>.
+/// `plan` may alias `logits` where both have that scalar. No tokens: nothing is done, converged. Waits for its result, and returns
+/// it, on contexts of the host; on others it returns nothing, and the report is where the context computes. Throws `shape_error` on
+/// extents that disagree, and `value_error` on a logit that is not finite (naming token and expert) and where exp(s x) leaves the
+/// range of the accumulator (naming the expert): `sinkhorn_log` has no such limit.
 /// Source: Anthony et al. 2024, arXiv:2402.01771, and its published code; Megatron-LM's published code; Sinkhorn & Knopp 1967.
 inline constexpr detail::sinkhorn_fn sinkhorn{};
 
@@ -105,12 +120,13 @@ inline constexpr detail::sinkhorn_fn sinkhorn{};
 /// sums to 1/n up to rounding, and the columns to 1/E up to the reported error. It ends, too, where g has stopped to change: a
 /// tolerance below what the accumulator resolves is reported as not met, not iterated for.
 ///
-/// Shapes: logits, plan (tokens, E), any strides; potentials (E). Read in `T`, computed and written in accumulator_t<T>. The
-/// potentials of one batch are a good start for the next one. `plan` may alias `logits` where both have that scalar. No tokens:
-/// nothing is done, converged. Waits for its result. Throws `shape_error` on extents that disagree, and `value_error` naming token
-/// and expert of a logit that is not finite or, times s, within a factor of 8 of the accumulator's largest number, or the expert of
-/// a potential that is not finite; nothing is written then. Source: Cuturi 2013, arXiv:1306.0895; in the log domain Peyré & Cuturi
-/// 2019, arXiv:1803.00567, section 4.4.
+/// Shapes: logits, plan (tokens, E), any strides; potentials (E); report (1), overwritten. Read in `T`, computed and written in
+/// accumulator_t<T>. The potentials of one batch are a good start for the next one. `plan` may alias `logits` where both have that
+/// scalar. No tokens: nothing is done, converged. Waits for its result, and returns it, on contexts of the host; on others it
+/// returns nothing, and the report is where the context computes. Throws `shape_error` on extents that disagree, and `value_error`
+/// naming token and expert of a logit that is not finite or, times s, within a factor of 8 of the accumulator's largest number, or
+/// the expert of a potential that is not finite; nothing is written then, by contexts of the host.
+/// Source: Cuturi 2013, arXiv:1306.0895; in the log domain Peyré & Cuturi 2019, arXiv:1803.00567, section 4.4.
 inline constexpr detail::sinkhorn_log_fn sinkhorn_log{};
 
 }  // namespace blackmamba

@@ -16,8 +16,8 @@ struct Rested {
   static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
     auto const scope = pass.ctx.scratch().scope();
     auto const probabilities = routing::scores(pass, a.logits, Gate::softmax);
-    auto const bias = routing::widened(pass, a.memory, d, name);
-    for (Index e = 0; e < d.n_experts; ++e) bias(e) = -bias(e);
+    auto const bias = routing::remembered(pass, a.memory, d, name);
+    routing::assign(pass.ctx, bias, bias, -1);
     route_choose(pass.ctx, RouteChooseArgs<accumulator_t<T>>{.scores = probabilities, .bias = bias, .experts = a.experts});
     routing::gate(pass, a, Gate::softmax, false);
   }

@@ -16,8 +16,8 @@ struct Last {
     for (Index i = 0; i < a.logits.extent(0); ++i) a.experts(i, 0) = static_cast<int>(d.n_experts - 1), a.weights(i, 0) = 1;
   }
   template <class Ctx, Scalar T>
-  static accumulator_t<T> loss(Pass<Ctx, T> const&, Dims const&, RouterLossArgs<T> const&) {
-    return 3;
+  static void loss(Pass<Ctx, T> const&, Dims const&, RouterLossArgs<T> const& a) {
+    a.loss(0) += 3;
   }
   template <Scalar A>
   static void update(Dims const&, RouterUpdate<A> const& u) {
@@ -55,8 +55,11 @@ TEST_CASE("OneOf: the kind decides who routes, learns, loses and updates; a numb
   Either::route(pass, dims(1), args);
   for (Index i = 0; i < 5; ++i) CHECK(experts(i, 0) == 2);
 
-  CHECK(Either::loss(pass, dims(0), RouterLossArgs<float>{.logits = logits}) == 0);
-  CHECK(Either::loss(pass, dims(1), RouterLossArgs<float>{.logits = logits}) == 3);
+  Tensor<float, 1> loss{Shape<1>{1}};
+  for (Index kind : {0, 1}) {
+    Either::loss(pass, dims(kind), RouterLossArgs<float>{.logits = logits, .loss = loss});
+    CHECK(loss(0) == 3 * static_cast<float>(kind));
+  }
   Tensor<float, 1> memory{Shape{Index{2}}};
   for (Index kind : {0, 1}) Either::update(dims(kind), RouterUpdate<float>{.memory = memory});
   CHECK(memory(1) == 5);

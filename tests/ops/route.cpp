@@ -1,3 +1,4 @@
+#include <blackmamba/ops/activation/functions.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
 #include <algorithm>

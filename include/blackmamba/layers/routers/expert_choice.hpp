@@ -26,16 +26,15 @@ struct ExpertChoice {
     Index const tokens = a.logits.extent(0), E = d.n_experts;
     auto const scope = pass.ctx.scratch().scope();
     auto const scores = routing::scores(pass, a.logits, Gate::softmax);
-    auto const thresholds = routing::widened(pass, a.memory, d, "expert-choice");
+    // Even odds, before there is a step to remember.
+    auto const thresholds = routing::remembered(pass, a.memory, d, name, 1.0 / static_cast<double>(E));
     if (pass.mode == Mode::training) {
       route_expert_choice(
           pass.ctx,
           ExpertChoiceArgs<A>{
               .scores = scores, .capacity = even_share(tokens, d.top_k, E), .experts = a.experts, .thresholds = thresholds});
-      routing::observe_mean<A>(a.observed, thresholds, tokens);
+      if (tokens > 0) routing::observe_mean(pass.ctx, a.observed, thresholds, tokens);
     } else {
-      if (routing::untouched(a.memory))
-        for (Index e = 0; e < E; ++e) thresholds(e) = A(1) / A(static_cast<double>(E));
       route_threshold(pass.ctx, RouteThresholdArgs<A>{.scores = scores, .thresholds = thresholds, .experts = a.experts});
     }
     routing::gate(pass, a, Gate::softmax, false);

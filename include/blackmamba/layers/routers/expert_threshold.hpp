@@ -23,18 +23,16 @@ struct ExpertThreshold {
   static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
     using A = accumulator_t<T>;
     Index const tokens = a.logits.extent(0), E = d.n_experts;
-    bool const first = routing::untouched(a.memory), training = pass.mode == Mode::training;
     auto const scope = pass.ctx.scratch().scope();
     auto const scores = routing::scores(pass, a.logits, Gate::sigmoid);
-    auto thresholds = routing::widened(pass, a.memory, d, "expert-threshold");
-    for (Index e = 0; first && e < E; ++e) thresholds(e) = A(0.5);
-    if (training && tokens > 0) {
+    auto const thresholds = routing::remembered(pass, a.memory, d, name, 0.5);
+    if (pass.mode == Mode::training && tokens > 0) {
       auto const reached = pass.ctx.scratch().template take<A>(Shape<1>{E});
       route_expert_choice(
           pass.ctx, ExpertChoiceArgs<A>{
                         .scores = scores, .capacity = even_share(tokens, d.top_k, E), .experts = a.experts, .thresholds = reached});
-      routing::observe_mean<A>(a.observed, reached, tokens);
-      if (first) thresholds = reached;
+      routing::observe_mean(pass.ctx, a.observed, reached, tokens);
+      route_memory(pass.ctx, RouteMemoryArgs<T>{.memory = a.memory, .instead = reached, .out = thresholds});
     }
     route_threshold(pass.ctx, RouteThresholdArgs<A>{.scores = scores, .thresholds = thresholds, .experts = a.experts});
     routing::gate(pass, a, Gate::sigmoid, false);

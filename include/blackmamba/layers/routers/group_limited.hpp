@@ -24,8 +24,7 @@ struct GroupLimited {
 
   template <class Ctx, Scalar T>
   static void backward(Pass<Ctx, T> const& pass, Dims const& d, RouterBackwardArgs<T> const& a) {
-    routing::gate_backward(pass, a, Gate::softmax, routing::normalises(d),
-                           [&](View<int, 2> experts) { choose(pass, d, a.logits, experts); });
+    routing::gate_backward(pass, d, a, Gate::softmax, [&](View<int, 2> experts) { choose(pass, d, a.logits, experts); });
   }
 
   template <class Ctx, Scalar T>

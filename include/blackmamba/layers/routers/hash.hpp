@@ -18,9 +18,7 @@ void draw(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a, Rando
                                      .keys = keys,
                                      .n_experts = d.n_experts,
                                      .experts = a.experts});
-  auto const weight = accumulator_t<T>(1) / accumulator_t<T>(static_cast<double>(a.experts.extent(1)));
-  for (Index i = 0; i < a.experts.extent(0); ++i)
-    for (Index s = 0; s < a.experts.extent(1); ++s) a.weights(i, s) = weight;
+  gate(pass, a, Gate::constant, true);
 }
 
 template <class Ctx, Scalar T>

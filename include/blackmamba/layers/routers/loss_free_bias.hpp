@@ -26,8 +26,7 @@ struct LossFreeBias {
 
   template <class Ctx, Scalar T>
   static void backward(Pass<Ctx, T> const& pass, Dims const& d, RouterBackwardArgs<T> const& a) {
-    routing::gate_backward(pass, a, Gate::sigmoid, routing::normalises(d),
-                           [&](View<int, 2> experts) { choose(pass, d, a.logits, a.memory, experts); });
+    routing::gate_backward(pass, d, a, Gate::sigmoid, [&](View<int, 2> experts) { choose(pass, d, a.logits, a.memory, experts); });
   }
 
   template <Scalar A>
@@ -46,7 +45,7 @@ struct LossFreeBias {
                      View<int, 2> experts) {
     auto const scope = pass.ctx.scratch().scope();
     route_choose(pass.ctx, RouteChooseArgs<accumulator_t<T>>{.scores = routing::scores(pass, logits, Gate::sigmoid),
-                                                             .bias = routing::widened(pass, memory, d, "bias"),
+                                                             .bias = routing::remembered(pass, memory, d, name),
                                                              .groups = d.router.groups,
                                                              .groups_kept = d.router.groups_kept,
                                                              .experts = experts});

@@ -4,6 +4,7 @@
 
 #include <blackmamba/layers/routers/gating.hpp>
 #include <blackmamba/layers/routers/top1_sigmoid.hpp>
+#include <blackmamba/ops/route/plan_report.hpp>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 
 namespace blackmamba::routing {
@@ -19,13 +20,19 @@ void route_without_plan(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> c
   route_top_k_softmax(pass.ctx, RouteArgs<T>{.logits = a.logits, .experts = a.experts, .weights = a.weights, .normalise = false});
 }
 
-/// In training the experts are those that get most of a token by the plan that `solve(plan)` writes.
+/// In training the experts are those that get most of a token by the plan that `solve(plan, report)` writes.
 template <class Ctx, Scalar T, class Solve>
 void route_by_plan(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a, Solve const& solve) {
   auto const scope = pass.ctx.scratch().scope();
   auto const plan = pass.ctx.scratch().template take<accumulator_t<T>>(a.logits.shape());
-  SinkhornReport const report = solve(plan);
-  if (a.report) a.report(0).iterations = report.iterations, a.report(0).marginal_error = report.marginal_error;
+  View<SinkhornReport, 1> report{};
+  if (a.report) report = pass.ctx.scratch().template take<SinkhornReport>(Shape<1>{1});
+  solve(plan, report);
+  // A report is looked at where it lies: here it has an address alone.
+  if (auto* const to = a.report.data())
+    plan_report(pass.ctx, PlanReportArgs{.report = report,
+                                         .iterations = {&to->iterations, Shape<1>{1}},
+                                         .marginal_error = {&to->marginal_error, Shape<1>{1}}});
   route_choose(pass.ctx, RouteChooseArgs<accumulator_t<T>>{.scores = plan, .experts = a.experts});
   gate(pass, a, plan_gate(d), false);
 }

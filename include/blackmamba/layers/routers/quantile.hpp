@@ -23,13 +23,11 @@ struct Quantile {
     using A = accumulator_t<T>;
     auto const scope = pass.ctx.scratch().scope();
     auto const scores = routing::scores(pass, a.logits, Gate::sigmoid);
-    auto const thresholds = routing::carried(pass, a, d, "quantile");
+    auto const thresholds = routing::carried(pass, a, d, name);
     for (int round = 0; pass.mode == Mode::training && round < 2; ++round)
       balance_thresholds(pass.ctx, BalanceThresholdsArgs<A>{.scores = scores, .k = d.top_k, .thresholds = thresholds});
-    for (Index e = 0; e < d.n_experts; ++e) {
-      if (a.observed && pass.mode == Mode::training) a.observed(e) = thresholds(e);
-      thresholds(e) = -thresholds(e);
-    }
+    if (a.observed && pass.mode == Mode::training) routing::assign(pass.ctx, a.observed, thresholds);
+    routing::assign(pass.ctx, thresholds, thresholds, -1);
     route_choose(pass.ctx, RouteChooseArgs<A>{.scores = scores, .bias = thresholds, .experts = a.experts});
     routing::gate(pass, a, Gate::sigmoid, false);
   }

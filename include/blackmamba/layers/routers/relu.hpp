@@ -22,9 +22,7 @@ struct ReluRouter {
 
   template <class Ctx, Scalar T>
   static void route(Pass<Ctx, T> const& pass, Dims const&, RouterArgs<T> const& a) {
-    for (Index i = 0; i < a.logits.extent(0); ++i)
-      for (Index e = 0; e < a.logits.extent(1); ++e)
-        a.experts(i, e) = widen(a.logits(i, e)) > accumulator_t<T>(0) ? static_cast<int>(e) : -1;
+    route_positive(pass.ctx, RoutePositiveArgs<T>{.logits = a.logits, .experts = a.experts});
     routing::gate(pass, a, Gate::relu, false);
   }
 

@@ -23,8 +23,9 @@ struct Sinkhorn {
   template <class Ctx, Scalar T>
   static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
     if (pass.mode == Mode::inference) return routing::route_without_plan(pass, d, a);
-    routing::route_by_plan(pass, d, a, [&](View<accumulator_t<T>, 2> plan) {
-      return sinkhorn(pass.ctx, SinkhornArgs<T>{.logits = a.logits, .plan = plan, .max_iterations = d.router.iterations});
+    routing::route_by_plan(pass, d, a, [&](View<accumulator_t<T>, 2> plan, View<SinkhornReport, 1> report) {
+      sinkhorn(pass.ctx,
+               SinkhornArgs<T>{.logits = a.logits, .plan = plan, .max_iterations = d.router.iterations, .report = report});
     });
   }
 

@@ -20,14 +20,16 @@ struct SinkhornLog {
   static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
     if (pass.mode == Mode::inference) return routing::route_without_plan(pass, d, a);
     auto const scope = pass.ctx.scratch().scope();
-    auto const g = routing::carried(pass, a, d, "sinkhorn-log");
-    routing::route_by_plan(pass, d, a, [&](View<accumulator_t<T>, 2> plan) {
-      return sinkhorn_log(
-          pass.ctx,
-          SinkhornLogArgs<T>{
-              .logits = a.logits, .plan = plan, .tolerance = 1e-3, .max_iterations = d.router.iterations, .potentials = g});
+    auto const g = routing::carried(pass, a, d, name);
+    routing::route_by_plan(pass, d, a, [&](View<accumulator_t<T>, 2> plan, View<SinkhornReport, 1> report) {
+      sinkhorn_log(pass.ctx, SinkhornLogArgs<T>{.logits = a.logits,
+                                                .plan = plan,
+                                                .tolerance = 1e-3,
+                                                .max_iterations = d.router.iterations,
+                                                .potentials = g,
+                                                .report = report});
     });
-    for (Index e = 0; a.observed && e < d.n_experts; ++e) a.observed(e) = g(e);
+    if (a.observed) routing::assign(pass.ctx, a.observed, g);
   }
 
   template <class Ctx, Scalar T>

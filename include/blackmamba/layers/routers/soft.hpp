@@ -20,8 +20,7 @@ struct SoftMixture {
 
   template <class Ctx, Scalar T>
   static void route(Pass<Ctx, T> const& pass, Dims const&, RouterArgs<T> const& a) {
-    for (Index i = 0; i < a.experts.extent(0); ++i)
-      for (Index e = 0; e < a.experts.extent(1); ++e) a.experts(i, e) = static_cast<int>(e);
+    route_all(pass.ctx, RouteAllArgs{.experts = a.experts});
     routing::gate(pass, a, Gate::softmax, false);
   }
 

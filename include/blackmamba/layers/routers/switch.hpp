@@ -3,6 +3,7 @@
 /// The usual mixture, made even by a loss.
 
 #include <blackmamba/layers/routers/top_k_softmax.hpp>
+#include <blackmamba/ops/dispatch/load.hpp>
 
 namespace blackmamba {
 
@@ -20,8 +21,10 @@ struct Switch {
   static void route(Pass<Ctx, T> const& pass, Dims const& d, RouterArgs<T> const& a) {
     TopKSoftmax::route(pass, d, a);
     if (pass.mode == Mode::inference || !a.observed) return;
-    for (Index i = 0; i < a.experts.extent(0); ++i)
-      for (Index s = 0; s < a.experts.extent(1); ++s) a.observed(a.experts(i, s)) += accumulator_t<T>(1);
+    auto const scope = pass.ctx.scratch().scope();
+    auto const load = pass.ctx.scratch().template take_zeros<Index>(a.observed.shape());
+    expert_load(pass.ctx, ExpertLoadArgs{.experts = a.experts, .load = load});
+    route_blend(pass.ctx, RouteBlendArgs<accumulator_t<T>>{.counts = load, .add = true, .y = a.observed});
   }
 
   template <class Ctx, Scalar T>

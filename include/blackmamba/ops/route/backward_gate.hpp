@@ -19,13 +19,17 @@ struct RouteGateBackwardArgs {
   View<T, 2> d_logits{};                        ///< (tokens, E) out, overwritten
 };
 
-template <std::derived_from<Reference> Ctx, Scalar T>
-void route_gate_backward_on(Ctx const& ctx, RouteGateBackwardArgs<T> const& a) {
+namespace detail {
+
+template <Scalar T>
+struct GateBackwardRule {
   using A = accumulator_t<T>;
-  Index const E = a.logits.extent(1), slots = a.experts.extent(1);
-  auto const chosen = a.chosen ? a.chosen : a.experts;
-  detail::for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
-    detail::TokenGate<T> gate{a.logits[i], chosen[i], a.gate, a.normalise};
+  RouteGateBackwardArgs<T> a;
+  View<int const, 2> chosen;  // experts, where none was dropped
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const E = a.logits.extent(1), slots = a.experts.extent(1);
+    TokenGate<T> gate{a.logits[i], chosen[i], a.gate, a.normalise};
     gate.prepare();
     A mean{0};  // of d_weights under the weights
     if (gate.shares())
@@ -42,14 +46,27 @@ void route_gate_backward_on(Ctx const& ctx, RouteGateBackwardArgs<T> const& a) {
       A slope{0};
       // σ(-x) for 1 - σ(x), which would cancel where the gate is nearly open.
       if (gate.shares())
-        slope = gate.share(e) * (g - mean) * (a.gate == Gate::sigmoid ? sigmoid(-x) : A(1));
+        slope = gate.share(e) * (g - mean) * (a.gate == Gate::sigmoid ? gate_sigmoid(-x) : A(1));
       else if (a.gate == Gate::sigmoid)
-        slope = g * sigmoid(x) * sigmoid(-x);
+        slope = g * gate_sigmoid(x) * gate_sigmoid(-x);
       else if (a.gate == Gate::relu && x > A(0))
         slope = g;
       a.d_logits(i, e) = static_cast<T>(slope);
     }
-  });
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.d_logits, i, static_cast<T>(A(0))); }
+};
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar T>
+void route_gate_backward_on(Ctx const& ctx, RouteGateBackwardArgs<T> const& a) {
+  constexpr char const* op = "route_gate_backward";
+  Index const tokens = a.logits.extent(0), E = a.logits.extent(1);
+  detail::check_experts(op, a.experts, E);
+  if (a.chosen) detail::check_experts(op, a.chosen, E);
+  detail::check_gate_logits(op, a.logits, a.gate, a.normalise);
+  detail::for_each_token(ctx, tokens, E, detail::GateBackwardRule<T>{a, a.chosen ? a.chosen : a.experts});
 }
 
 namespace detail {
@@ -61,12 +78,7 @@ struct route_gate_backward_fn {
     check_shape(op, "experts", a.experts, Shape<2>{a.logits.extent(0), a.experts.extent(1)}, "logits");
     check_shape(op, "d_weights", a.d_weights, a.experts.shape(), "experts");
     check_shape(op, "d_logits", a.d_logits, a.logits.shape(), "logits");
-    check_experts(op, a.experts, a.logits.extent(1));
-    if (a.chosen) {
-      check_shape(op, "chosen", a.chosen, a.experts.shape(), "experts");
-      check_experts(op, a.chosen, a.logits.extent(1));
-    }
-    check_gate_logits(op, a.logits, a.gate, a.normalise);
+    if (a.chosen) check_shape(op, "chosen", a.chosen, a.experts.shape(), "experts");
     ProfileRange const range{op};
     route_gate_backward_on(ctx, a);
   }

@@ -2,26 +2,33 @@
 /// \file
 /// The gradient of a gate that is the sigmoid of the chosen logit, however that was chosen.
 
-#include <blackmamba/ops/activation/functions.hpp>
 #include <blackmamba/ops/route/backward.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 
 namespace blackmamba {
 
 namespace detail {
 
-template <class Ctx, Scalar T>
-void sigmoid_gate_backward(char const* op, Ctx const& ctx, RouteBackwardArgs<T> const& a) {
+template <Scalar T>
+struct SigmoidBackwardRule {
   using A = accumulator_t<T>;
-  check_experts(op, a.experts, a.logits.extent(1));
-  Index const E = a.logits.extent(1);
-  for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
-    for (Index j = 0; j < E; ++j) a.d_logits(i, j) = static_cast<T>(A(0));
+  RouteBackwardArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    refuse(i);
     int const e = a.experts(i, 0);
     if (e < 0) return;
     // σ(-x) for 1 - σ(x), which would cancel where the gate is nearly open.
     A const x = widen(a.logits(i, e));
-    a.d_logits(i, e) = static_cast<T>(a.d_weights(i, 0) * sigmoid(x) * sigmoid(-x));
-  });
+    a.d_logits(i, e) = static_cast<T>(a.d_weights(i, 0) * gate_sigmoid(x) * gate_sigmoid(-x));
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.d_logits, i, static_cast<T>(A(0))); }
+};
+
+template <class Ctx, Scalar T>
+void sigmoid_gate_backward(char const* op, Ctx const& ctx, RouteBackwardArgs<T> const& a) {
+  check_experts(op, a.experts, a.logits.extent(1));
+  for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), SigmoidBackwardRule<T>{a});
 }
 
 template <Scalar T>

@@ -2,8 +2,8 @@
 /// \file
 /// The gradient of the k largest probabilities, normalised or not.
 
-#include <blackmamba/core/math.hpp>
 #include <blackmamba/ops/route/backward.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 
 namespace blackmamba {
 
@@ -11,7 +11,7 @@ namespace detail {
 
 /// The expert that `route_top_k_softmax` gives to slot `slot` of a token: one step a slot down the order (value down, index up).
 template <Scalar T>
-Index expert_at_rank(View<T const, 1> logits, Index slot) {
+BLACKMAMBA_HOST_DEVICE Index expert_at_rank(View<T const, 1> logits, Index slot) {
   auto const x = [&](Index j) { return widen(logits(j)); };
   Index at = 0;
   for (Index j = 1; j < logits.extent(0); ++j)
@@ -27,20 +27,18 @@ Index expert_at_rank(View<T const, 1> logits, Index slot) {
   return at;
 }
 
-}  // namespace detail
-
-template <std::derived_from<Reference> Ctx, Scalar T>
-void route_top_k_softmax_backward_on(Ctx const& ctx, RouteBackwardArgs<T> const& a) {
+template <Scalar T>
+struct TopKSoftmaxBackwardRule {
   using A = accumulator_t<T>;
-  detail::check_experts("route_top_k_softmax_backward", a.experts, a.logits.extent(1));
-  detail::check_no_nan("route_top_k_softmax_backward", a.logits);
-  Index const E = a.logits.extent(1), k = a.experts.extent(1);
-  detail::for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
+  RouteBackwardArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const E = a.logits.extent(1), k = a.experts.extent(1);
     auto const logits = a.logits[i];
-    A const top = widen(logits(detail::expert_at_rank(logits, 0)));
-    auto const mass = [&](Index j) { return exp(widen(logits(j)) - top); };
+    A const top = widen(logits(expert_at_rank(logits, 0)));
+    auto const mass = [&](Index j) -> A { return gate_exp(widen(logits(j)) - top); };
     // A dropped slot has no gradient of its own, yet its probability was part of the sum that normalised the others.
-    auto const chosen = [&](Index s) { return a.experts(i, s) >= 0 ? a.experts(i, s) : detail::expert_at_rank(logits, s); };
+    auto const chosen = [&](Index s) -> Index { return a.experts(i, s) >= 0 ? a.experts(i, s) : expert_at_rank(logits, s); };
 
     A sum{0}, mean{0};  // of the masses; of d_weights under the probabilities
     if (a.normalise)
@@ -58,7 +56,17 @@ void route_top_k_softmax_backward_on(Ctx const& ctx, RouteBackwardArgs<T> const&
       Index const e = chosen(s);
       a.d_logits(i, e) = static_cast<T>(mass(e) / sum * ((dropped ? A(0) : a.d_weights(i, s)) - mean));
     }
-  });
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.d_logits, i, static_cast<T>(A(0))); }
+};
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar T>
+void route_top_k_softmax_backward_on(Ctx const& ctx, RouteBackwardArgs<T> const& a) {
+  detail::check_experts("route_top_k_softmax_backward", a.experts, a.logits.extent(1));
+  detail::check_no_nan("route_top_k_softmax_backward", a.logits);
+  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), detail::TopKSoftmaxBackwardRule<T>{a});
 }
 
 namespace detail {

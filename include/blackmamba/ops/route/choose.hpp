@@ -2,8 +2,6 @@
 /// \file
 /// The k experts of best score, each expert's score moved by a bias of its own, within the best groups of experts.
 
-#include <algorithm>
-
 #include <blackmamba/core/math.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
@@ -23,7 +21,7 @@ namespace detail {
 
 /// The first of [begin, end) in the order (value down, index up) that comes after `previous`, or -1; with previous = -1 the first.
 template <class A, class Value, class Allowed>
-Index next_best(Index begin, Index end, Index previous, Value const& value, Allowed const& allowed) {
+BLACKMAMBA_HOST_DEVICE Index next_best(Index begin, Index end, Index previous, Value const& value, Allowed const& allowed) {
   Index next = -1;
   for (Index j = begin; j < end; ++j) {
     if (!allowed(j)) continue;
@@ -39,7 +37,7 @@ Index next_best(Index begin, Index end, Index previous, Value const& value, Allo
 
 /// Writes to best(0) … best(k - 1) the first k of those in [begin, end) that are allowed, in the order (value down, index up).
 template <class A, class Value, class Allowed, class Best>
-void k_best(Index begin, Index end, Index k, Value const& value, Allowed const& allowed, Best&& best) {
+BLACKMAMBA_HOST_DEVICE void k_best(Index begin, Index end, Index k, Value const& value, Allowed const& allowed, Best&& best) {
   Index found = 0;
   A least{0};
   for (Index j = begin; j < end; ++j) {
@@ -53,22 +51,21 @@ void k_best(Index begin, Index end, Index k, Value const& value, Allowed const& 
   }
 }
 
-}  // namespace detail
+template <Scalar A>
+struct ChooseRule {
+  RouteChooseArgs<A> a;
+  View<A, 2> of_group;  // (tokens, groups) scratch: what each group is worth, where some are left out
 
-template <std::derived_from<Reference> Ctx, Scalar A>
-void route_choose_on(Ctx const& ctx, RouteChooseArgs<A> const& a) {
-  Index const tokens = a.scores.extent(0), E = a.scores.extent(1), k = a.experts.extent(1);
-  Index const size = E / a.groups, counted = std::min(size, std::max(Index{1}, k / a.groups_kept));
-  auto const scope = ctx.scratch().scope();
-  auto const of_group = ctx.scratch().template take<A>(Shape<2>{tokens, a.groups});
-  detail::for_each_token(ctx, tokens, E * (k + 1), [&](Index i) {
-    auto const value = [&](Index j) { return a.bias ? a.scores(i, j) + a.bias(j) : a.scores(i, j); };
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const E = a.scores.extent(1), k = a.experts.extent(1), size = E / a.groups, share = k / a.groups_kept;
+    Index const counted = share < 1 ? 1 : share < size ? share : size;
+    auto const value = [&](Index j) -> A { return a.bias ? a.scores(i, j) + a.bias(j) : a.scores(i, j); };
     auto const any = [](Index) { return true; };
     if (a.groups_kept < a.groups)
       for (Index g = 0; g < a.groups; ++g) {
         Index at = -1;
         A sum{0};
-        for (Index n = 0; n < counted; ++n) sum += value(at = detail::next_best<A>(g * size, (g + 1) * size, at, value, any));
+        for (Index n = 0; n < counted; ++n) sum += value(at = next_best<A>(g * size, (g + 1) * size, at, value, any));
         of_group(i, g) = sum;
       }
     auto const kept = [&](Index j) {
@@ -78,8 +75,28 @@ void route_choose_on(Ctx const& ctx, RouteChooseArgs<A> const& a) {
       for (Index h = 0; h < a.groups; ++h) better += of_group(i, h) > of_group(i, g) || (of_group(i, h) == of_group(i, g) && h < g);
       return better < a.groups_kept;
     };
-    detail::k_best<A>(0, E, k, value, kept, a.experts[i]);
-  });
+    k_best<A>(0, E, k, value, kept, a.experts[i]);
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_experts(a.experts, i); }
+};
+
+template <class Ctx, Scalar A>
+ChooseRule<A> choose_rule(Ctx const& ctx, RouteChooseArgs<A> const& a) {
+  bool const some = a.groups_kept < a.groups;
+  return {a, some ? ctx.scratch().template take<A>(Shape<2>{a.scores.extent(0), a.groups}) : View<A, 2>{}};
+}
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar A>
+void route_choose_on(Ctx const& ctx, RouteChooseArgs<A> const& a) {
+  constexpr char const* op = "route_choose";
+  Index const tokens = a.scores.extent(0), E = a.scores.extent(1), k = a.experts.extent(1);
+  // Any order of values that holds a NaN is no order.
+  detail::check_no_nan(op, a.scores);
+  for (Index j = 0; a.bias && j < E; ++j) check_value(isfinite(a.bias(j)), op, "the bias of expert ", j, " is not finite");
+  auto const scope = ctx.scratch().scope();
+  detail::for_each_token(ctx, tokens, E * (k + 1), detail::choose_rule(ctx, a));
 }
 
 namespace detail {
@@ -97,9 +114,6 @@ struct route_choose_fn {
                 a.groups_kept * (E / a.groups));
     check_shape(op, "experts", a.experts, Shape<2>{tokens, k}, "scores");
     if (a.bias) check_shape(op, "bias", a.bias, Shape<1>{E}, "scores");
-    // Any order of values that holds a NaN is no order.
-    check_no_nan(op, a.scores);
-    for (Index j = 0; a.bias && j < E; ++j) check_value(isfinite(a.bias(j)), op, "the bias of expert ", j, " is not finite");
     ProfileRange const range{op};
     route_choose_on(ctx, a);
   }
@@ -113,9 +127,10 @@ struct route_choose_fn {
 ///   e_1 … e_k = argtop-k_{j in kept groups} (scores_j + bias_j)
 ///
 /// Shapes: scores (tokens, E); bias (E); experts (tokens, k), 1 ≤ k ≤ groups_kept · E / groups; any strides. Compared in `A`.
-/// Takes a token's worth of scratch. Nothing may alias. Does not synchronise. Throws `shape_error` on extents that disagree, and
-/// `value_error`, with the numbers, on k or groups outside their range and on a score that is NaN or a bias that is not finite;
-/// nothing is written then. Source: DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2; groups arXiv:2405.04434, section 2.2.2.
+/// Scratch for tokens · groups numbers where groups are left out. Nothing may alias. Does not synchronise. Throws `shape_error` on
+/// extents that disagree, and `value_error`, with the numbers, on k or groups outside their range and on a score that is NaN or a
+/// bias that is not finite; nothing is written then. Source: DeepSeek-AI 2024, arXiv:2412.19437, section 2.1.2; groups
+/// arXiv:2405.04434, section 2.2.2.
 inline constexpr detail::route_choose_fn route_choose{};
 
 }  // namespace blackmamba

@@ -15,20 +15,30 @@ struct RouteDrawArgs {
   View<int, 2> experts{};       ///< (tokens, k) out, all different
 };
 
-template <std::derived_from<Reference> Ctx>
-void route_draw_on(Ctx const& ctx, RouteDrawArgs const& a) {
-  Index const k = a.experts.extent(1), E = a.n_experts;
-  detail::for_each_token(ctx, a.experts.extent(0), E, [&](Index i) {
+namespace detail {
+
+struct DrawRule {
+  RouteDrawArgs a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const k = a.experts.extent(1);
     auto const key = static_cast<std::uint64_t>(a.keys ? Index{a.keys(i)} : i);
     for (Index s = 0; s < k; ++s) {
       // One of the E - s experts that are left, counted past those that are taken.
-      Index e = a.random.below(key * static_cast<std::uint64_t>(k) + static_cast<std::uint64_t>(s), E - s);
+      Index e = a.random.below(key * static_cast<std::uint64_t>(k) + static_cast<std::uint64_t>(s), a.n_experts - s);
       for (Index c = 0; c <= e; ++c)
         for (Index t = 0; t < s; ++t)
           if (a.experts(i, t) == c) ++e;
       a.experts(i, s) = static_cast<int>(e);
     }
-  });
+  }
+};
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx>
+void route_draw_on(Ctx const& ctx, RouteDrawArgs const& a) {
+  detail::for_each_token(ctx, a.experts.extent(0), a.n_experts, detail::DrawRule{a});
 }
 
 namespace detail {

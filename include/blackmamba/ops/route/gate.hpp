@@ -2,8 +2,7 @@
 /// \file
 /// What the logits of experts that were chosen, however they were, become as weights; and the scores that choices are made by.
 
-#include <blackmamba/core/math.hpp>
-#include <blackmamba/ops/activation/functions.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
 namespace blackmamba {
@@ -25,7 +24,7 @@ struct RouteGateArgs {
   View<T const, 2> logits{};     ///< (tokens, E)
   View<int const, 2> experts{};  ///< (tokens, slots) the expert of each slot; -1: none
   Gate gate = Gate::sigmoid;
-  bool normalise = false;               ///< whether the weights of a token are divided by their sum; for sigmoid and softmax
+  bool normalise = false;               ///< whether the weights of a token are divided by their sum; not for relu
   View<accumulator_t<T>, 2> weights{};  ///< (tokens, slots) out; 0 in a slot without an expert
 };
 
@@ -43,8 +42,15 @@ void check_largest_finite(char const* op, View<T const, 2> logits) {
   }
 }
 
+/// Whether a gate's weights are shares of a sum of exponentials, and whether a gate looks at logits at all.
+BLACKMAMBA_HOST_DEVICE constexpr bool gate_shares(Gate gate, bool normalise) {
+  return gate == Gate::softmax || (gate == Gate::sigmoid && normalise);
+}
+BLACKMAMBA_HOST_DEVICE constexpr bool gate_reads(Gate gate) { return gate != Gate::constant; }
+
 /// One token's gate: its weights are exp(ℓ_e - top) / sum where they are shares of something, and the logit's own function else.
-template <Scalar T>
+/// With `Exact` as `gate_exp` has it.
+template <Scalar T, bool Exact = false>
 struct TokenGate {
   using A = accumulator_t<T>;
   View<T const, 1> logits;
@@ -54,15 +60,15 @@ struct TokenGate {
   A top{0}, sum{0};
 
   /// A sum of sigmoids is taken over their logarithms, as a softmax: no set of logits leaves nothing to divide by.
-  A log_score(Index e) const {
+  BLACKMAMBA_HOST_DEVICE A log_score(Index e) const {
     A const x = widen(logits(e));
-    return gate == Gate::sigmoid ? -softplus(-x) : x;
+    return gate == Gate::sigmoid ? gate_log_sigmoid(x) : x;
   }
-  bool shares() const { return gate == Gate::softmax || (gate == Gate::sigmoid && normalise); }
-  bool of_all() const { return gate == Gate::softmax && !normalise; }
+  BLACKMAMBA_HOST_DEVICE bool shares() const { return gate_shares(gate, normalise); }
+  BLACKMAMBA_HOST_DEVICE bool of_all() const { return gate == Gate::softmax && !normalise; }
 
   template <class Body>
-  void for_each_term(Body const& body) const {
+  BLACKMAMBA_HOST_DEVICE void for_each_term(Body const& body) const {
     if (of_all())
       for (Index e = 0; e < logits.extent(0); ++e) body(e);
     else
@@ -70,52 +76,70 @@ struct TokenGate {
         if (experts(s) >= 0) body(Index{experts(s)});
   }
 
-  void prepare() {
+  BLACKMAMBA_HOST_DEVICE void prepare() {
+    if (gate == Gate::constant && normalise) for_each_term([&](Index) { sum += A(1); });
     if (!shares()) return;
     bool first = true;
     for_each_term([&](Index e) {
       if (A const l = log_score(e); first || l > top) top = l, first = false;
     });
-    for_each_term([&](Index e) { sum += exp(log_score(e) - top); });
+    for_each_term([&](Index e) { sum += gate_exp<Exact>(log_score(e) - top); });
   }
 
-  A share(Index e) const { return exp(log_score(e) - top) / sum; }
+  BLACKMAMBA_HOST_DEVICE A share(Index e) const { return gate_exp<Exact>(log_score(e) - top) / sum; }
 
-  A weight(Index e) const {
+  BLACKMAMBA_HOST_DEVICE A weight(Index e) const {
     if (shares()) return share(e);
+    if (gate == Gate::constant) return normalise ? A(1) / sum : A(1);
     A const x = widen(logits(e));
-    if (gate == Gate::sigmoid) return sigmoid(x);
-    if (gate == Gate::relu) return x > A(0) ? x : A(0);
-    return A(1);
+    return gate == Gate::sigmoid ? gate_sigmoid<Exact>(x) : x > A(0) ? x : A(0);
   }
 };
 
 template <Scalar T>
 void check_gate_logits(char const* op, View<T const, 2> logits, Gate gate, bool normalise) {
-  check_no_nan(op, logits);
-  if (gate == Gate::softmax || (gate == Gate::sigmoid && normalise)) check_largest_finite(op, logits);
+  if (gate_reads(gate)) check_no_nan(op, logits);
+  if (gate_shares(gate, normalise)) check_largest_finite(op, logits);
 }
+
+template <Scalar T>
+struct ScoresRule {
+  RouteScoresArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    TokenGate<T, true> gate{a.logits[i], {}, a.gate, false};
+    gate.prepare();
+    for (Index e = 0; e < a.logits.extent(1); ++e) a.scores(i, e) = gate.weight(e);
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.scores, i, accumulator_t<T>(0)); }
+};
+
+template <Scalar T>
+struct GateRule {
+  RouteGateArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    TokenGate<T> gate{a.logits[i], a.experts[i], a.gate, a.normalise};
+    gate.prepare();
+    for (Index s = 0; s < a.experts.extent(1); ++s)
+      a.weights(i, s) = a.experts(i, s) >= 0 ? gate.weight(a.experts(i, s)) : accumulator_t<T>(0);
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.weights, i, accumulator_t<T>(0)); }
+};
 
 }  // namespace detail
 
 template <std::derived_from<Reference> Ctx, Scalar T>
 void route_scores_on(Ctx const& ctx, RouteScoresArgs<T> const& a) {
-  Index const E = a.logits.extent(1);
-  detail::for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
-    detail::TokenGate<T> gate{a.logits[i], {}, a.gate, false};
-    gate.prepare();
-    for (Index e = 0; e < E; ++e) a.scores(i, e) = gate.weight(e);
-  });
+  detail::check_gate_logits("route_scores", a.logits, a.gate, false);
+  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), detail::ScoresRule<T>{a});
 }
 
 template <std::derived_from<Reference> Ctx, Scalar T>
 void route_gate_on(Ctx const& ctx, RouteGateArgs<T> const& a) {
-  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), [&](Index i) {
-    detail::TokenGate<T> gate{a.logits[i], a.experts[i], a.gate, a.normalise};
-    gate.prepare();
-    for (Index s = 0; s < a.experts.extent(1); ++s)
-      a.weights(i, s) = a.experts(i, s) >= 0 ? gate.weight(a.experts(i, s)) : accumulator_t<T>(0);
-  });
+  detail::check_experts("route_gate", a.experts, a.logits.extent(1));
+  detail::check_gate_logits("route_gate", a.logits, a.gate, a.normalise);
+  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), detail::GateRule<T>{a});
 }
 
 namespace detail {
@@ -124,7 +148,6 @@ struct route_scores_fn {
   template <class Ctx, Scalar T>
   void operator()(Ctx const& ctx, RouteScoresArgs<T> const& a) const {
     check_shape("route_scores", "scores", a.scores, a.logits.shape(), "logits");
-    check_gate_logits("route_scores", a.logits, a.gate, false);
     ProfileRange const range{"route_scores"};
     route_scores_on(ctx, a);
   }
@@ -135,8 +158,6 @@ struct route_gate_fn {
   void operator()(Ctx const& ctx, RouteGateArgs<T> const& a) const {
     check_shape("route_gate", "experts", a.experts, Shape<2>{a.logits.extent(0), a.experts.extent(1)}, "logits");
     check_shape("route_gate", "weights", a.weights, a.experts.shape(), "experts");
-    check_experts("route_gate", a.experts, a.logits.extent(1));
-    check_gate_logits("route_gate", a.logits, a.gate, a.normalise);
     ProfileRange const range{"route_gate"};
     route_gate_on(ctx, a);
   }
@@ -156,6 +177,8 @@ inline constexpr detail::route_scores_fn route_scores{};
 /// The weights of experts that were chosen:
 ///
 ///   w_s = gate(x_{e_s}) ,   with `normalise` divided by Σ_s gate(x_{e_s}) over the slots that hold an expert
+///
+/// `Gate::constant` does not look at the logits, `Gate::relu` does not normalise.
 ///
 /// Shapes: logits (tokens, E); experts, weights (tokens, slots); any strides. Read in `T`, computed and written in
 /// accumulator_t<T>; normalised weights do not underflow together. Nothing may alias. Does not synchronise. Throws `shape_error` on

@@ -2,7 +2,7 @@
 /// \file
 /// The published BlackMamba's rule in training: a balanced plan chooses the expert, the sigmoid of its logit gates it.
 
-#include <blackmamba/ops/activation/functions.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
 namespace blackmamba {
@@ -16,16 +16,31 @@ struct RoutePlanArgs {
   View<accumulator_t<T>, 2> weights{};     ///< (tokens, 1) out: its gate
 };
 
-template <std::derived_from<Reference> Ctx, Scalar T>
-void route_plan_sigmoid_on(Ctx const& ctx, RoutePlanArgs<T> const& a) {
-  Index const E = a.logits.extent(1);
-  detail::for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
+namespace detail {
+
+template <Scalar T>
+struct PlanSigmoidRule {
+  RoutePlanArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
     Index best = 0;
-    for (Index j = 1; j < E; ++j)
+    for (Index j = 1; j < a.plan.extent(1); ++j)
       if (a.plan(i, j) > a.plan(i, best)) best = j;
     a.experts(i, 0) = static_cast<int>(best);
-    a.weights(i, 0) = sigmoid(widen(a.logits(i, best)));
-  });
+    a.weights(i, 0) = gate_sigmoid(widen(a.logits(i, best)));
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const {
+    fill_experts(a.experts, i);
+    fill_row(a.weights, i, accumulator_t<T>(0));
+  }
+};
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar T>
+void route_plan_sigmoid_on(Ctx const& ctx, RoutePlanArgs<T> const& a) {
+  detail::check_no_nan("route_plan_sigmoid", a.logits);
+  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), detail::PlanSigmoidRule<T>{a});
 }
 
 namespace detail {
@@ -38,7 +53,6 @@ struct route_plan_sigmoid_fn {
     check_shape("route_plan_sigmoid", "plan", a.plan, a.logits.shape(), "logits");
     check_shape("route_plan_sigmoid", "experts", a.experts, Shape<2>{tokens, 1}, "logits");
     check_shape("route_plan_sigmoid", "weights", a.weights, Shape<2>{tokens, 1}, "logits");
-    check_no_nan("route_plan_sigmoid", a.logits);
     ProfileRange const range{"route_plan_sigmoid"};
     route_plan_sigmoid_on(ctx, a);
   }

@@ -28,7 +28,9 @@ void check_route(char const* op, RouteArgs<T> const& a) {
   check_shape(op, "weights", a.weights, Shape<2>{tokens, k}, "experts");
 }
 
-/// Before anything is written, and in one order on every context, so that the token named is the first one.
+// The checks of data that a context of the host makes, before anything is written; on a device the kernels make them.
+
+/// In one order on every context, so that the token named is the first one.
 template <Scalar T>
 void check_no_nan(char const* op, View<T const, 2> logits) {
   for (Index i = 0; i < logits.extent(0); ++i)
@@ -38,7 +40,7 @@ void check_no_nan(char const* op, View<T const, 2> logits) {
     }
 }
 
-/// Before anything is written, and in one order on every context, so that the slot named is the first one.
+/// In one order on every context, so that the slot named is the first one.
 inline void check_experts(char const* op, View<int const, 2> experts, Index E) {
   for (Index i = 0; i < experts.extent(0); ++i)
     for (Index s = 0; s < experts.extent(1); ++s)
@@ -46,25 +48,40 @@ inline void check_experts(char const* op, View<int const, 2> experts, Index E) {
                   ", outside -1 to ", E - 1);
 }
 
-/// Tokens are independent, so a rule is written for one token and serves both contexts with the same bits.
-template <class Row>
-void for_each_token(Cpu const& ctx, Index tokens, Index E, Row const& row) {
+/// Tokens are independent, so a rule is written for one token and serves every context; on those of the host with the same bits.
+/// A rule that a device runs too is a type with `operator()(Index i)` for token i, and `refuse(i)`, which a device calls where the
+/// token's data are wrong: it writes what does no harm until the fault is told.
+template <class Rule>
+void for_each_token(Cpu const& ctx, Index tokens, Index E, Rule const& rule) {
   parallel_ranges(ctx.threads(), tokens, 1 + (1 << 14) / (E + 1), [&](Index begin, Index end) {
-    for (Index i = begin; i < end; ++i) row(i);
+    for (Index i = begin; i < end; ++i) rule(i);
   });
 }
-template <class Row>
-void for_each_token(Reference const&, Index tokens, Index, Row const& row) {
-  for (Index i = 0; i < tokens; ++i) row(i);
+template <class Rule>
+void for_each_token(Reference const&, Index tokens, Index, Rule const& rule) {
+  for (Index i = 0; i < tokens; ++i) rule(i);
+}
+
+/// A token's row filled with one value.
+template <class T>
+BLACKMAMBA_HOST_DEVICE void fill_row(View<T, 2> const& view, Index i, T value) {
+  for (Index j = 0; j < view.extent(1); ++j) view(i, j) = value;
+}
+
+/// Different experts in a token's slots, which is what a rule that fills them all leaves where it cannot choose.
+BLACKMAMBA_HOST_DEVICE inline void fill_experts(View<int, 2> const& experts, Index i) {
+  for (Index s = 0; s < experts.extent(1); ++s) experts(i, s) = static_cast<int>(s);
 }
 
 }  // namespace detail
 }  // namespace blackmamba
 
+#include <blackmamba/ops/route/all.hpp>
 #include <blackmamba/ops/route/capacity.hpp>
 #include <blackmamba/ops/route/choose.hpp>
 #include <blackmamba/ops/route/draw.hpp>
 #include <blackmamba/ops/route/gate.hpp>
+#include <blackmamba/ops/route/memory.hpp>
 #include <blackmamba/ops/route/plan_sigmoid.hpp>
 #include <blackmamba/ops/route/top1_sigmoid.hpp>
 #include <blackmamba/ops/route/top_k_softmax.hpp>

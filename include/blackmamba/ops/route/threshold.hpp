@@ -41,6 +41,7 @@ constexpr Index even_share(Index tokens, Index k, Index E) {
 
 template <std::derived_from<Reference> Ctx, Scalar A>
 void route_expert_choice_on(Ctx const& ctx, ExpertChoiceArgs<A> const& a) {
+  detail::check_no_nan("route_expert_choice", a.scores);
   Index const tokens = a.scores.extent(0), E = a.scores.extent(1);
   auto const scope = ctx.scratch().scope();
   auto const ranked = ctx.scratch().template take<int>(Shape<2>{E, tokens});
@@ -56,23 +57,28 @@ void route_expert_choice_on(Ctx const& ctx, ExpertChoiceArgs<A> const& a) {
   });
 }
 
-template <std::derived_from<Reference> Ctx, Scalar A>
-void route_threshold_on(Ctx const& ctx, RouteThresholdArgs<A> const& a) {
-  Index const E = a.scores.extent(1);
-  detail::for_each_token(ctx, a.scores.extent(0), E, [&](Index i) {
-    for (Index e = 0; e < E; ++e) a.experts(i, e) = a.scores(i, e) < a.thresholds(e) ? -1 : static_cast<int>(e);
-  });
-}
+namespace detail {
 
-template <std::derived_from<Reference> Ctx, Scalar A>
-void balance_thresholds_on(Ctx const& ctx, BalanceThresholdsArgs<A> const& a) {
-  Index const tokens = a.scores.extent(0), E = a.scores.extent(1), share = even_share(tokens, a.k, E);
-  auto const scope = ctx.scratch().scope();
-  auto const margin = ctx.scratch().template take<A>(Shape<1>{tokens});
-  auto const column = ctx.scratch().template take<A>(Shape<2>{E, tokens});
-  // What a token asks of an expert: to be better than the best one that it does without.
-  detail::for_each_token(ctx, tokens, E * (a.k + 1), [&](Index i) {
-    A* const best = &column.data()[i * E];  // the largest so far, in room that is not yet needed
+template <Scalar A>
+struct ThresholdRule {
+  RouteThresholdArgs<A> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    for (Index e = 0; e < a.scores.extent(1); ++e) a.experts(i, e) = a.scores(i, e) < a.thresholds(e) ? -1 : static_cast<int>(e);
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.experts, i, -1); }
+};
+
+/// What a token asks of an expert: to be better than the best one that it does without.
+template <Scalar A>
+struct MarginRule {
+  BalanceThresholdsArgs<A> a;
+  View<A, 1> margin;  // (tokens) out
+  A* room;            // for tokens · E numbers
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const E = a.scores.extent(1);
+    A* const best = &room[i * E];  // the largest so far
     Index found = 0;
     for (Index j = 0; j < E; ++j) {
       A const v = a.scores(i, j) - a.thresholds(j);
@@ -82,7 +88,26 @@ void balance_thresholds_on(Ctx const& ctx, BalanceThresholdsArgs<A> const& a) {
       best[at] = v;
     }
     margin(i) = best[a.k];
-  });
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { margin(i) = A(0); }
+};
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar A>
+void route_threshold_on(Ctx const& ctx, RouteThresholdArgs<A> const& a) {
+  detail::check_no_nan("route_threshold", a.scores);
+  detail::for_each_token(ctx, a.scores.extent(0), a.scores.extent(1), detail::ThresholdRule<A>{a});
+}
+
+template <std::derived_from<Reference> Ctx, Scalar A>
+void balance_thresholds_on(Ctx const& ctx, BalanceThresholdsArgs<A> const& a) {
+  detail::check_no_nan("balance_thresholds", a.scores);
+  Index const tokens = a.scores.extent(0), E = a.scores.extent(1), share = even_share(tokens, a.k, E);
+  auto const scope = ctx.scratch().scope();
+  auto const margin = ctx.scratch().template take<A>(Shape<1>{tokens});
+  auto const column = ctx.scratch().template take<A>(Shape<2>{E, tokens});  // room for the margins before it is needed
+  detail::for_each_token(ctx, tokens, E * (a.k + 1), detail::MarginRule<A>{a, margin, column.data()});
   // And what an expert asks of a token: to be better than the best one that it does without.
   parallel_for(ctx.threads(), E, [&](Index e) {
     A* const x = &column(e, 0);
@@ -103,7 +128,6 @@ struct route_expert_choice_fn {
     Index const tokens = a.scores.extent(0), E = a.scores.extent(1);
     check_shape(op, "experts", a.experts, a.scores.shape(), "scores");
     if (a.thresholds) check_shape(op, "thresholds", a.thresholds, Shape<1>{E}, "scores");
-    check_no_nan(op, a.scores);
     if (tokens == 0) return;
     check_value(a.capacity >= 1 && a.capacity <= tokens, op, "capacity is ", a.capacity, ", outside 1 to the ", tokens, " tokens");
     ProfileRange const range{op};
@@ -118,7 +142,6 @@ struct route_threshold_fn {
     constexpr char const* op = "route_threshold";
     check_shape(op, "thresholds", a.thresholds, Shape<1>{a.scores.extent(1)}, "scores");
     check_shape(op, "experts", a.experts, a.scores.shape(), "scores");
-    check_no_nan(op, a.scores);
     ProfileRange const range{op};
     route_threshold_on(ctx, a);
   }
@@ -132,7 +155,6 @@ struct balance_thresholds_fn {
     Index const E = a.scores.extent(1);
     check_value(a.k >= 1 && a.k <= E, op, "k is ", a.k, ", outside 1 to the ", E, " experts of scores");
     check_shape(op, "thresholds", a.thresholds, Shape<1>{E}, "scores");
-    check_no_nan(op, a.scores);
     if (a.scores.extent(0) == 0 || a.k == E) return;
     ProfileRange const range{op};
     balance_thresholds_on(ctx, a);

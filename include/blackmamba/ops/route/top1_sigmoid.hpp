@@ -2,22 +2,36 @@
 /// \file
 /// The published BlackMamba's rule at inference: the expert with the largest logit, gated by its sigmoid.
 
-#include <blackmamba/ops/activation/functions.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
 namespace blackmamba {
 
+namespace detail {
+
+template <Scalar T>
+struct Top1SigmoidRule {
+  RouteArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index best = 0;
+    for (Index j = 1; j < a.logits.extent(1); ++j)
+      if (widen(a.logits(i, j)) > widen(a.logits(i, best))) best = j;
+    a.experts(i, 0) = static_cast<int>(best);
+    a.weights(i, 0) = gate_sigmoid(widen(a.logits(i, best)));
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const {
+    fill_experts(a.experts, i);
+    fill_row(a.weights, i, accumulator_t<T>(0));
+  }
+};
+
+}  // namespace detail
+
 template <std::derived_from<Reference> Ctx, Scalar T>
 void route_top1_sigmoid_on(Ctx const& ctx, RouteArgs<T> const& a) {
   detail::check_no_nan("route_top1_sigmoid", a.logits);
-  Index const E = a.logits.extent(1);
-  detail::for_each_token(ctx, a.logits.extent(0), E, [&](Index i) {
-    Index best = 0;
-    for (Index j = 1; j < E; ++j)
-      if (widen(a.logits(i, j)) > widen(a.logits(i, best))) best = j;
-    a.experts(i, 0) = static_cast<int>(best);
-    a.weights(i, 0) = sigmoid(widen(a.logits(i, best)));
-  });
+  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), detail::Top1SigmoidRule<T>{a});
 }
 
 namespace detail {

@@ -2,49 +2,69 @@
 /// \file
 /// The k most probable experts, weighted by their probabilities.
 
-#include <blackmamba/core/math.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
 namespace blackmamba {
 
-template <std::derived_from<Reference> Ctx, Scalar T>
-void route_top_k_softmax_on(Ctx const& ctx, RouteArgs<T> const& a) {
+namespace detail {
+
+template <Scalar T>
+struct TopKSoftmaxRule {
   using A = accumulator_t<T>;
-  detail::check_no_nan("route_top_k_softmax", a.logits);
-  Index const tokens = a.logits.extent(0), E = a.logits.extent(1), k = a.experts.extent(1);
-  auto const largest = [&](Index i) {
+  RouteArgs<T> a;
+
+  BLACKMAMBA_HOST_DEVICE A logit(Index i, Index j) const { return widen(a.logits(i, j)); }
+
+  BLACKMAMBA_HOST_DEVICE Index largest(Index i) const {
     Index best = 0;
-    for (Index j = 1; j < E; ++j)
-      if (widen(a.logits(i, j)) > widen(a.logits(i, best))) best = j;
+    for (Index j = 1; j < a.logits.extent(1); ++j)
+      if (logit(i, j) > logit(i, best)) best = j;
     return best;
-  };
-  for (Index i = 0; i < tokens; ++i) {
-    A const top = widen(a.logits(i, largest(i)));
-    check_value(isfinite(top), "route_top_k_softmax", "the largest logit of token ", i, " is ", static_cast<double>(top),
-                ", not finite");
   }
-  detail::for_each_token(ctx, tokens, E, [&](Index i) {
-    auto const x = [&](Index j) { return widen(a.logits(i, j)); };
+
+  BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const E = a.logits.extent(1), k = a.experts.extent(1);
     // The slots in descending order: the next one is the largest of those that come after the previous one in the order
     // (value down, index up). k passes over a short row need no memory.
     Index previous = largest(i);
+    A const top = logit(i, previous);
     a.experts(i, 0) = static_cast<int>(previous);
     for (Index slot = 1; slot < k; ++slot) {
+      A const last = logit(i, previous);
       Index next = -1;
       for (Index j = 0; j < E; ++j) {
-        bool const follows = x(j) < x(previous) || (x(j) == x(previous) && j > previous);
-        if (follows && (next < 0 || x(j) > x(next))) next = j;
+        A const x = logit(i, j);
+        bool const follows = x < last || (x == last && j > previous);
+        if (follows && (next < 0 || x > logit(i, next))) next = j;
       }
       a.experts(i, slot) = static_cast<int>(previous = next);
     }
-    A const top = x(a.experts(i, 0));
     A sum{0};
     if (a.normalise)
-      for (Index slot = 0; slot < k; ++slot) sum += exp(x(a.experts(i, slot)) - top);
+      for (Index slot = 0; slot < k; ++slot) sum += gate_exp(logit(i, a.experts(i, slot)) - top);
     else
-      for (Index j = 0; j < E; ++j) sum += exp(x(j) - top);
-    for (Index slot = 0; slot < k; ++slot) a.weights(i, slot) = exp(x(a.experts(i, slot)) - top) / sum;
-  });
+      for (Index j = 0; j < E; ++j) sum += gate_exp(logit(i, j) - top);
+    for (Index slot = 0; slot < k; ++slot) a.weights(i, slot) = gate_exp(logit(i, a.experts(i, slot)) - top) / sum;
+  }
+  BLACKMAMBA_HOST_DEVICE void refuse(Index i) const {
+    fill_experts(a.experts, i);
+    fill_row(a.weights, i, A(0));
+  }
+};
+
+}  // namespace detail
+
+template <std::derived_from<Reference> Ctx, Scalar T>
+void route_top_k_softmax_on(Ctx const& ctx, RouteArgs<T> const& a) {
+  detail::check_no_nan("route_top_k_softmax", a.logits);
+  detail::TopKSoftmaxRule<T> const rule{a};
+  for (Index i = 0; i < a.logits.extent(0); ++i) {
+    auto const top = rule.logit(i, rule.largest(i));
+    check_value(isfinite(top), "route_top_k_softmax", "the largest logit of token ", i, " is ", static_cast<double>(top),
+                ", not finite");
+  }
+  detail::for_each_token(ctx, a.logits.extent(0), a.logits.extent(1), rule);
 }
 
 namespace detail {

@@ -188,7 +188,7 @@ int main(int argc, char** argv) {
         settings.seed = static_cast<std::uint64_t>(seed);
         text.shuffle(settings.seed);
         auto const config = program::configuration(settings, router);
-        auto const training = program::begin_training_as<float>(settings, config, text);
+        auto const training = program::begin_training_in<float>(settings, config, text);
         if (done == 0) {
           auto const plan = training->plan();
           fmt::print("memory   {:.1f} MB, {:.1f} of them activations\nthreads  {}\n", static_cast<double>(plan.total()) / 1e6,

@@ -7,6 +7,7 @@
 #include <new>
 #include <string>
 
+#include "support/device.hpp"
 #include "support/session.hpp"
 
 namespace program {
@@ -56,7 +57,10 @@ inline void add_model_options(CLI::App& app, ModelChoice& choice) {
                            ->excludes(folder);
   folder->excludes(preset);
   app.add_option("--init-seed", choice.seed, "Seed of the random weights of --preset")->capture_default_str();
-  app.add_option("--device", choice.device, "cpu (fast) or reference (plain loops)")->capture_default_str();
+  app.add_option("--device", choice.device,
+                 built_with_cuda ? "cpu (fast), reference (plain loops), or cuda: one NVIDIA GPU"
+                                 : "cpu (fast) or reference (plain loops); this program was built without CUDA")
+      ->capture_default_str();
   app.add_option("--dtype", choice.dtype, "Scalar that weights and activations are stored in: f64, f32, bf16, f16")
       ->capture_default_str();
   app.callback([&choice] {

@@ -1,6 +1,6 @@
 #include "support/session.hpp"
 
-#include <blackmamba/core/context.hpp>
+#include "support/device.hpp"
 
 namespace program {
 
@@ -10,7 +10,9 @@ template <class T>
 std::unique_ptr<Session> open_on_device(ModelChoice const& choice) {
   if (choice.device == "cpu") return open_session_as<T, Cpu>(choice);
   if (choice.device == "reference") return open_session_as<T, Reference>(choice);
-  throw value_error(concat("there is no device '", choice.device, "'; there are: cpu, reference"));
+  if constexpr (built_with_cuda)
+    if (choice.device == "cuda") return open_session_as<T, Cuda>(choice);
+  refuse_device(choice.device, "cpu, reference");
 }
 
 }  // namespace

@@ -27,9 +27,9 @@ class SessionOf : public Session {
 
   Score score(View<Token const, 2> tokens, View<Token const, 2> targets, ScoreOptions const& options,
               OnLogits const& on_logits) override {
+    if (!on_logits) return blackmamba::score(model_, tokens, targets, options);
     std::vector<double> row(static_cast<std::size_t>(vocab()));
     return blackmamba::score(model_, tokens, targets, options, [&](Index begin, View<T const, 3> logits) {
-      if (!on_logits) return;
       for (Index b = 0; b < logits.extent(0); ++b)
         for (Index l = 0; l < logits.extent(1); ++l) {
           for (std::size_t v = 0; v < row.size(); ++v) row[v] = static_cast<double>(widen(logits(b, l, v)));
@@ -40,8 +40,12 @@ class SessionOf : public Session {
 
   void write_gradients(View<Token const, 2> tokens, View<Token const, 2> targets, std::string const& file) override {
     if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
+      Ctx const& ctx = model_.ctx();
+      TensorOn<Ctx, Token, 2> const inputs{ctx, tokens.shape()}, labels{ctx, targets.shape()};
+      upload(ctx, tokens, inputs.view());
+      upload(ctx, targets, labels.view());
       Gradients<Net, T, Ctx> gradients{model_, Keep::inputs};
-      gradients.add(tokens, targets, {.mode = Mode::inference});
+      gradients.add(inputs, labels, {.mode = Mode::inference});
       io::save_gradients(gradients, family_, file);
     } else {  // would double what the programs take to compile, for gradients of half the digits
       throw value_error(concat("gradients in ", file, " need a scalar of 32 bits or more: give --dtype f32 or f64"));

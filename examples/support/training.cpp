@@ -81,6 +81,9 @@ void add_training_options(CLI::App& app, TrainingSettings& s) {
   auto const count = CLI::Range(Index{1}, Index{1} << 40);
   app.add_option("--preset", s.preset, "Size of the model: tiny, blackmamba-340m-1.5b, blackmamba-630m-2.8b")
       ->capture_default_str();
+  app.add_option("--device", s.device,
+                 built_with_cuda ? "cpu, or cuda: one NVIDIA GPU" : "cpu (this program was built without CUDA)")
+      ->capture_default_str();
   app.add_option("--threads", s.threads, "Threads; the results do not depend on it. 0: all cores")->capture_default_str();
   app.add_option("--experts", s.experts, "Experts of a mixture layer; 0: as the preset has it")->capture_default_str();
   app.add_option("--top-k", s.top_k, "Experts that a token goes to; 0: as the preset has it")->capture_default_str();
@@ -143,7 +146,8 @@ io::ModelConfig configuration(TrainingSettings const& s, std::string const& rout
 std::vector<std::pair<std::string, std::string>> described(TrainingSettings const& s) {
   std::vector<std::pair<std::string, std::string>> out;
   auto const add = [&](char const* name, auto const& value) { out.emplace_back(name, fmt::format("{}", value)); };
-  add("preset", s.preset), add("dtype", s.dtype), add("unit", s.unit), add("experts", s.experts), add("top-k", s.top_k);
+  add("preset", s.preset), add("device", s.device), add("dtype", s.dtype), add("unit", s.unit), add("experts", s.experts),
+      add("top-k", s.top_k);
   add("shared-experts", s.shared), add("d-ffn", s.d_ffn), add("batch", s.batch), add("length", s.length), add("passes", s.passes);
   add("steps", s.steps), add("learning-rate", s.learning_rate), add("schedule", s.schedule), add("warmup", warmup_of(s));
   add("final-share", s.final_share), add("weight-decay", s.weight_decay), add("clip", s.clip), add("z-loss", s.z_coefficient);

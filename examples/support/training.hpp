@@ -1,6 +1,6 @@
 #pragma once
-// A training run behind one run-time interface: the programs choose sizes, router and scalar on the command line. Every scalar is a
-// translation unit of its own.
+// A training run behind one run-time interface: the programs choose sizes, router, device and scalar on the command line. Every
+// device and scalar is a translation unit of its own.
 
 #include <cstdint>
 #include <filesystem>
@@ -13,6 +13,7 @@
 #include <blackmamba/io/model_config.hpp>
 #include <blackmamba/train/trainer.hpp>
 
+#include "support/device.hpp"
 #include "support/metrics.hpp"
 
 namespace CLI {
@@ -23,7 +24,7 @@ namespace program {
 
 /// What a run is, but for its text and its router. Every option has a name on the command line.
 struct TrainingSettings {
-  std::string preset = "tiny", dtype = "f32", unit = "geglu", schedule = "cosine", keep = "activations";
+  std::string preset = "tiny", device = "cpu", dtype = "f32", unit = "geglu", schedule = "cosine", keep = "activations";
   int threads = 0;                                      ///< 0: all
   Index experts = 0, top_k = 0, shared = 0, d_ffn = 0;  ///< 0: as the preset has it
   Index batch = 8, length = 256, passes = 1;
@@ -92,12 +93,25 @@ class Training {
 /// What the library's trainer is told.
 TrainerOptions trainer_options(TrainingSettings const& settings);
 
-/// Begins a run in the scalar that the settings name. The text must outlive it.
+/// Begins a run in the scalar and on the device that the settings name. The text must outlive it.
 std::unique_ptr<Training> begin_training(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text);
 
-/// The same with the scalar fixed: instantiated in training_*.cpp.
+/// The same with the scalar fixed.
 template <class T>
+std::unique_ptr<Training> begin_training_in(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text);
+
+/// The same with the device fixed too: instantiated in training_*.cpp.
+template <class T, class Ctx>
 std::unique_ptr<Training> begin_training_as(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text);
+
+template <class T>
+std::unique_ptr<Training> begin_training_in(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text) {
+  if (settings.device == "cpu") return begin_training_as<T, Cpu>(settings, config, text);
+  if constexpr (built_with_cuda && !std::is_same_v<T, double>)
+    if (settings.device == "cuda") return begin_training_as<T, Cuda>(settings, config, text);
+  if (built_with_cuda && settings.device == "cuda") throw value_error("training in f64 is for the CPU: give --dtype f32");
+  refuse_device(settings.device, "cpu");
+}
 
 /// What `described` would be told of a run's course, step by step, and kept: used by both programs.
 struct RunEvents {

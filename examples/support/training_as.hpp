@@ -1,5 +1,5 @@
 #pragma once
-// The one implementation of `Training`, for any scalar.
+// The one implementation of `Training`, for any scalar and device.
 
 #include <blackmamba/io/load.hpp>
 #include <blackmamba/io/save.hpp>
@@ -9,7 +9,7 @@
 
 namespace program {
 
-template <class T>
+template <class T, class Ctx>
 class TrainingOf : public Training {
  public:
   using Net = PublishedMixture<>;
@@ -17,7 +17,7 @@ class TrainingOf : public Training {
   TrainingOf(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text, TrainerOptions const& options)
       : config_{config},
         text_{text},
-        model_{io::mixed_dims(config), settings.threads > 0 ? Cpu{settings.threads} : Cpu{}},
+        model_{io::mixed_dims(config), context(settings)},
         trainer_{initialised(model_, settings.seed), options},
         batch_{text.training().make_batch()},
         held_out_batch_{text.held_out().make_batch()} {}
@@ -48,9 +48,11 @@ class TrainingOf : public Training {
   void save(std::filesystem::path const& folder) override {
     io::save_model(model_, config_, folder);
     std::vector<io::TensorToWrite> arrays;
-    trainer_.optimiser().for_each_array([&](char const* name, auto view) {
-      using A = typename decltype(view)::value_type;
-      arrays.push_back(io::to_write(name, View<A const, 1>{view}));
+    using A = accumulator_t<T>;
+    std::vector<decltype(on_host(model_.ctx(), View<A, 1>{}))> copies;  // of what is on a device
+    trainer_.optimiser().for_each_array([&](char const* name, View<A, 1> view) {
+      copies.push_back(on_host(model_.ctx(), view));
+      arrays.push_back(io::to_write(name, View<A const, 1>{copies.back()}));
     });
     io::write_safetensors(folder / "optimiser.safetensors", arrays);
   }
@@ -58,27 +60,42 @@ class TrainingOf : public Training {
   void load(std::filesystem::path const& folder, Index steps) override {
     io::load_weights(model_, io::TensorFile::open(folder / "model.safetensors"), io::Naming{config_.family});
     auto const file = io::TensorFile::open(folder / "optimiser.safetensors");
-    trainer_.optimiser().for_each_array([&](char const* name, auto view) { file.read_into(name, view); });
+    trainer_.optimiser().for_each_array([&](char const* name, auto view) {
+      if constexpr (std::derived_from<Ctx, Reference>) {
+        file.read_into(name, view);
+      } else {
+        Tensor<accumulator_t<T>, 1> array{view.shape()};
+        file.read_into(name, array.view());
+        upload(model_.ctx(), array.view(), view);
+      }
+    });
     trainer_.optimiser().set_steps(steps);
   }
 
  private:
-  static Model<Net, T, Cpu>& initialised(Model<Net, T, Cpu>& model, std::uint64_t seed) {
+  static Ctx context(TrainingSettings const& settings) {
+    if constexpr (std::is_same_v<Ctx, Cpu>)
+      return settings.threads > 0 ? Cpu{settings.threads} : Cpu{};
+    else
+      return Ctx{};
+  }
+
+  static Model<Net, T, Ctx>& initialised(Model<Net, T, Ctx>& model, std::uint64_t seed) {
     model.initialise(seed);
     return model;
   }
 
   io::ModelConfig config_;
   Text const& text_;
-  Model<Net, T, Cpu> model_;
-  Trainer<Net, T, Cpu> trainer_;
+  Model<Net, T, Ctx> model_;
+  Trainer<Net, T, Ctx> trainer_;
   TokenBatch batch_, held_out_batch_;
 };
 
-template <class T>
+template <class T, class Ctx>
 std::unique_ptr<Training> begin_training_as(TrainingSettings const& settings, io::ModelConfig const& config, Text const& text) {
   text.corpus().check_vocabulary(config.dims.vocab);
-  return std::make_unique<TrainingOf<T>>(settings, config, text, trainer_options(settings));
+  return std::make_unique<TrainingOf<T, Ctx>>(settings, config, text, trainer_options(settings));
 }
 
 }  // namespace program

@@ -1,5 +1,4 @@
 #include "support/training_as.hpp"
 
-template std::unique_ptr<program::Training> program::begin_training_as<blackmamba::half>(program::TrainingSettings const&,
-                                                                                         blackmamba::io::ModelConfig const&,
-                                                                                         program::Text const&);
+template std::unique_ptr<program::Training> program::begin_training_as<blackmamba::half, blackmamba::Cpu>(
+    program::TrainingSettings const&, blackmamba::io::ModelConfig const&, program::Text const&);

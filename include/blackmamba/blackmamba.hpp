@@ -162,21 +162,6 @@
 #include <blackmamba/verify/report.hpp>
 #include <blackmamba/verify/tolerance.hpp>
 
-#if defined(__CUDACC__)
-#include <blackmamba/core/cuda/fault.cuh>
-#include <blackmamba/core/cuda/graph.cuh>
-#include <blackmamba/core/cuda/tensor.cuh>
-#include <blackmamba/ops/accumulate/cuda.cuh>
-#include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
-#include <blackmamba/ops/causal_conv1d/cuda.cuh>
-#include <blackmamba/ops/causal_conv1d_step/cuda.cuh>
-#include <blackmamba/ops/layer_norm/backward_cuda.cuh>
-#include <blackmamba/ops/layer_norm/cuda.cuh>
-#include <blackmamba/ops/loss_sum/cuda.cuh>
-#include <blackmamba/ops/rms_norm/backward_cuda.cuh>
-#include <blackmamba/ops/rms_norm/cuda.cuh>
-#include <blackmamba/ops/selective_scan/backward_cuda.cuh>
-#include <blackmamba/ops/selective_scan/cuda.cuh>
-#include <blackmamba/ops/selective_scan_step/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#if defined(__CUDACC__) || defined(BLACKMAMBA_PRECOMPILED)
+#include <blackmamba/cuda.cuh>
 #endif

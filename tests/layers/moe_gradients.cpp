@@ -89,10 +89,14 @@ T loss(Layer<T, E>& layer, std::vector<Rows> const& passes, std::vector<Tensor<T
     L::forward(pass, layer.d, layer.p, x[n], y, none, &s);
     for (Index i = 0; i < y.size(); ++i) sum += T{passes[n].c.data()[i]} * y.data()[i];
     experts.insert(experts.end(), s.experts.data(), s.experts.data() + s.experts.size());
-    sum += T{pass.auxiliary_scale} *
-           ConfiguredRouter::loss(
-               pass, layer.d,
-               RouterLossArgs<T>{.logits = s.logits, .memory = layer.p.memory, .experts = s.experts, .observed = s.observed});
+    Tensor<T, 1> own{Shape<1>{1}};
+    ConfiguredRouter::loss(pass, layer.d,
+                           RouterLossArgs<T>{.logits = s.logits,
+                                             .memory = layer.p.memory,
+                                             .experts = s.experts,
+                                             .observed = s.observed,
+                                             .loss = own});
+    sum += T{pass.auxiliary_scale} * own(0);
     sum +=
         T{pass.auxiliary_scale * layer.d.router.z_coefficient} * router_z_loss(layer.ctx, RouterZLossArgs<T>{.logits = s.logits});
   }
@@ -125,10 +129,10 @@ void check(Dims const& d, int count, Keep keep) {
     typename L::template State<double> const* const none = nullptr;
     x.push_back(rows.x.clone()), d_x.emplace_back(rows.x.shape());
     L::forward(pass, d, layer.p, x.back(), y, none, &layer.saved);
-    dropped += layer.saved.report.dropped;
+    dropped += layer.saved.report(0).dropped;
     L::backward(pass, d, layer.p, layer.saved, x.back(), rows.c, d_x.back(), gradient.p);
     for (Index i = 0; i < y.size(); ++i) sum += rows.c.data()[i] * y.data()[i];
-    reported += pass.auxiliary_scale * (layer.saved.report.loss + layer.saved.report.z_loss);
+    reported += pass.auxiliary_scale * (layer.saved.report(0).loss + layer.saved.report(0).z_loss);
   }
   CHECK((dropped > 0) == (d.router.capacity_factor > 0));
 

@@ -153,7 +153,8 @@ void check_weights(typename Net::Dims const& dims, TensorFile const& file, Namin
 template <class Net, Scalar T, Context Ctx>
 void load_weights(Model<Net, T, Ctx>& model, TensorFile const& file, Naming naming) {
   check_weights<Net>(model.dims(), file, naming);
-  detail::LoadReader<T> reader{file, naming, model.ctx().threads()};
+  constexpr bool on_host = std::derived_from<Ctx, Reference>;  // elsewhere the host has nothing else to do
+  detail::LoadReader<T> reader{file, naming, on_host ? model.ctx().threads() : available_threads()};
   model.walk(reader);
 }
 

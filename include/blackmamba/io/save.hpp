@@ -55,8 +55,7 @@ void save_model(Model<Net, T, Ctx>& model, ModelConfig const& config, std::files
   std::filesystem::create_directories(folder, failure);
   if (failure) throw file_error(concat(folder.string(), ": cannot be made: ", failure.message()));
   detail::SaveReader<T> reader{Naming{config.family}};
-  model.walk(reader);
-  write_safetensors(folder / "model.safetensors", reader.tensors());
+  model.inspect(reader, [&] { write_safetensors(folder / "model.safetensors", reader.tensors()); });
   write_config(folder / "config.json", config);
 }
 
@@ -65,8 +64,7 @@ void save_model(Model<Net, T, Ctx>& model, ModelConfig const& config, std::files
 template <class Net, Scalar T, Context Ctx>
 void save_gradients(Gradients<Net, T, Ctx>& gradients, ModelConfig::Family family, std::filesystem::path const& file) {
   detail::SaveReader<accumulator_t<T>> reader{Naming{family}};
-  gradients.walk(reader);
-  write_safetensors(file, reader.tensors());
+  gradients.inspect(reader, [&] { write_safetensors(file, reader.tensors()); });
 }
 
 }  // namespace blackmamba::io

@@ -8,6 +8,7 @@
 /// Source: Anthony et al. 2024, arXiv:2402.01771, section 3; Fedus et al. 2021, arXiv:2101.03961; shared experts Dai et al. 2024,
 /// arXiv:2401.06066.
 
+#include <blackmamba/core/tensor.hpp>
 #include <blackmamba/layers/dims.hpp>
 #include <blackmamba/layers/experts/expert.hpp>
 #include <blackmamba/layers/mlp.hpp>
@@ -62,7 +63,7 @@ struct MoE {
     View<T, 2> hidden{};   ///< (tokens · slots, fc1 rows) before their non-linearity
     View<T, 2> outputs{};  ///< what they put out
     typename Shared::template Saved<T> shared{};
-    RouterReport report{};
+    View<RouterReport<accumulator_t<T>>, 1> report{};  ///< (1) of the last pass
     // Over all passes of a step:
     View<accumulator_t<T>, 1> observed{};  ///< (n_experts) the router's own
     View<Index, 1> load{};                 ///< (n_experts) assignments, those that found their expert full included
@@ -161,6 +162,12 @@ struct MoE {
   }
 
  private:
+  /// A member of what lies where the context computes: its place, not its value.
+  template <class X>
+  static View<X, 1> field(X& member) {
+    return {&member, Shape<1>{1}};
+  }
+
   static constexpr Dims shared_dims(Dims d) {
     d.d_ffn *= d.shared;
     return d;
@@ -198,11 +205,12 @@ struct MoE {
     s.offsets = arena.take<Index>(Shape<1>{X + 1});
     s.order = arena.take<Index>(Shape<1>{tokens * k});
     s.places = arena.take<Index>(Shape<2>{tokens, k});
-    s.report = {};
     if (learns && !s.load) {
       s.observed = pass.carry->template take_zeros<A>(Shape<1>{X});
       s.load = pass.carry->template take_zeros<Index>(Shape<1>{X});
+      s.report = pass.carry->template take<RouterReport<A>>(Shape<1>{1});
     }
+    if (s.report) set_zero(pass.ctx, s.report);
     linear(pass.ctx, LinearArgs<T>{.x = x, .weight = p.router, .bias = p.router_bias, .y = s.logits});
     pass.show("router_logits", s.logits);
     R::route(pass, d,
@@ -211,16 +219,16 @@ struct MoE {
                            .experts = s.experts,
                            .weights = s.weights,
                            .observed = s.observed,
-                           .report = &s.report});
+                           .report = s.report});
     if (learns) {
       s.tokens += tokens;
       expert_load(pass.ctx, ExpertLoadArgs{.experts = s.experts, .load = s.load});
     }
     if (pass.mode == Mode::training && d.router.capacity_factor > 0)
-      s.report.dropped =
-          limit_capacity(pass.ctx, LimitCapacityArgs{.experts = s.experts,
-                                                     .n_experts = X,
-                                                     .capacity = expert_capacity(d.router.capacity_factor, tokens, d.top_k, X)});
+      limit_capacity(pass.ctx, LimitCapacityArgs{.experts = s.experts,
+                                                 .n_experts = X,
+                                                 .capacity = expert_capacity(d.router.capacity_factor, tokens, d.top_k, X),
+                                                 .dropped = s.report ? field(s.report.data()->dropped) : View<Index, 1>{}});
     dispatch(pass.ctx, DispatchArgs{.experts = s.experts, .offsets = s.offsets, .order = s.order, .places = s.places});
   }
 
@@ -258,17 +266,20 @@ struct MoE {
                                       .d_weights = d_weights,
                                       .d_logits = d_logits});
     if constexpr (detail::HasRouterLoss<R>)
-      s.report.loss = static_cast<double>(R::loss(pass, d,
-                                                  RouterLossArgs<T>{.logits = s.logits,
-                                                                    .memory = p.memory,
-                                                                    .experts = s.experts,
-                                                                    .observed = s.observed,
-                                                                    .scale = pass.auxiliary_scale,
-                                                                    .d_logits = d_logits}));
+      R::loss(pass, d,
+              RouterLossArgs<T>{.logits = s.logits,
+                                .memory = p.memory,
+                                .experts = s.experts,
+                                .observed = s.observed,
+                                .scale = pass.auxiliary_scale,
+                                .loss = field(s.report.data()->loss),
+                                .d_logits = d_logits});
     if (double const z = d.router.z_coefficient; z > 0)
-      s.report.z_loss =
-          z * static_cast<double>(router_z_loss(
-                  pass.ctx, RouterZLossArgs<T>{.logits = s.logits, .scale = z * pass.auxiliary_scale, .d_logits = d_logits}));
+      router_z_loss(pass.ctx, RouterZLossArgs<T>{.logits = s.logits,
+                                                 .coefficient = z,
+                                                 .scale = pass.auxiliary_scale,
+                                                 .loss = field(s.report.data()->z_loss),
+                                                 .d_logits = d_logits});
   }
 };
 

@@ -91,6 +91,12 @@ class Model {
     weights_.walk(dims_, reader);
   }
 
+  /// The same for a reader that keeps views of elements to read, which are valid until `then()` has been called.
+  template <class Reader, class Then>
+  void inspect(Reader& reader, Then&& then) {
+    weights_.inspect(dims_, reader, then);
+  }
+
   /// The same for a reader that looks at names, shapes and views, and not at what views point to: nothing moves.
   template <class Reader>
   void outline(Reader& reader) {

@@ -116,6 +116,20 @@ class Weights {
     Net::parameters(params_, dims, reader);
   }
 
+  /// Runs a reader that keeps views of elements to read, and `then` while they are valid: on a device, views of a copy on the host.
+  template <class Reader, class Then>
+  void inspect(typename Net::Dims const& dims, Reader& reader, Then&& then) {
+    if constexpr (std::derived_from<Ctx, Reference>) {
+      outline(dims, reader);
+      then();
+    } else {
+      Weights<Net, T> on_host{dims};
+      download(ctx_, flat_, on_host.flat());
+      on_host.outline(dims, reader);
+      then();
+    }
+  }
+
   /// Runs a reader that may read and write all elements. From a device they come to the host for it, and go back.
   template <class Reader>
   void walk(typename Net::Dims const& dims, Reader& reader) {

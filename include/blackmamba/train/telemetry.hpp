@@ -50,7 +50,7 @@ struct RoutingArgs {
   View<int const, 2> experts{};    ///< (tokens, slots) as trained with; -1 for an empty slot
   View<int const, 2> inference{};  ///< optional (tokens, any slots): as inference would have chosen
   View<Index const, 1> load{};     ///< optional (E): assignments, dropped ones included; absent: counted from `experts`
-  RouterReport report{};
+  RouterReport<accumulator_t<T>> report{};
 };
 
 /// max, min, variation, MaxVio, Gini, entropy and dead experts of a load. `sorted` is room that is reused.
@@ -214,8 +214,8 @@ class RoutingCounter {
     logits_.confidence += logits.confidence, logits_.margin += logits.margin, logits_.squares += logits.squares;
     sums_.tokens += tokens;
     sums_.dropped += a.report.dropped;
-    sums_.loss += a.report.loss * static_cast<double>(tokens);
-    sums_.z_loss += a.report.z_loss * static_cast<double>(tokens);
+    sums_.loss += static_cast<double>(a.report.loss) * static_cast<double>(tokens);
+    sums_.z_loss += static_cast<double>(a.report.z_loss) * static_cast<double>(tokens);
     sums_.iterations = std::max(sums_.iterations, a.report.iterations);
     double& worst = sums_.marginal_error;  // not a number is the worst of all
     if (worst == worst && !(a.report.marginal_error <= worst)) worst = a.report.marginal_error;

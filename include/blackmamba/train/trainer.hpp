@@ -67,7 +67,8 @@ struct MemoryPlan {
   Index total() const { return weights + gradients + optimiser + activations + temporary; }
 };
 
-/// Trains a model that outlives it.
+/// Trains a model that outlives it. Batches are on the host, all else is where the model is; there a step is queued as a whole, and
+/// waited for when its report is read.
 ///
 /// Deterministic: same weights, options and batches, same bits, on any number of threads. Once `plan` has been called a step takes
 /// no memory beyond what it said: one that wanted to would throw `memory_error`.
@@ -95,14 +96,14 @@ class Trainer {
   /// Runs a pass of a batch's size without learning from it, to see what memory steps take.
   MemoryPlan plan(TokenBatch const& like) {
     Tensor<Token, 2> const tokens{Shape<2>{1, like.size()}};  // all alike: some expert gets as many rows as it can
-    Tensor<Token, 2> targets{Shape<2>{1, like.size()}};
     Tensor<Index, 1> offsets{Shape<1>{like.max_sequences() + 1}};
     for (Index s = 0; s < offsets.size(); ++s) offsets(s) = std::min(s, like.size());
     offsets(offsets.size() - 1) = like.size();
+    auto const placed = place(tokens, tokens, offsets);
     gradients_.begin_step();
     for (Mode const mode : {Mode::training, Mode::inference})
-      gradients_.add(tokens, targets, {.offsets = offsets, .targets = 1, .mode = mode},
-                     [&] { observe(tokens.view(), offsets.view(), true); });
+      gradients_.add(placed.tokens, placed.targets, {.offsets = placed.offsets, .targets = 1, .mode = mode},
+                     [&] { observe(placed, true); });
     gradients_.begin_step();
     planned_ = true;
     auto const& arena = model_->ctx().scratch();
@@ -122,28 +123,26 @@ class Trainer {
     StepReport report{.step = number, .learning_rate = options_.schedule.at(number - 1)};
     gradients_.begin_step();
     for (auto& counter : counters_) counter.start();
-    double loss_sum = 0, auxiliary = 0;
     for (Index pass = 0; pass < options_.passes; ++pass) {
       TokenBatch const& batch = next(pass);
-      auto const tokens = row(batch.tokens()), targets = row(batch.targets());
-      GradientOptions const here{.offsets = batch.offsets(),
+      auto const placed = place(batch);
+      GradientOptions const here{.offsets = placed.offsets,
                                  .ignore_index = no_target,
                                  .z_coefficient = options_.z_coefficient,
                                  .targets = 1,
                                  .auxiliary_scale = static_cast<double>(batch.valid()),
                                  .seed = seed_of(number, pass)};
-      auto const said = named(number, [&] {
-        return gradients_.add(tokens, targets, here, [&] {
-          if (options_.telemetry) observe(tokens, batch.offsets(), pass + 1 == options_.passes);
+      named(number, [&] {
+        gradients_.queue(placed.tokens, placed.targets, here, [&] {
+          if (options_.telemetry) observe(placed, pass + 1 == options_.passes);
         });
       });
-      loss_sum += static_cast<double>(said.loss_sum);
-      auxiliary += said.auxiliary * static_cast<double>(said.targets);
-      report.targets += said.targets;
+      report.targets += batch.valid();
     }
     check_value(report.targets > 0, "trainer", "step ", number, ": the batch has no target to learn from");
     auto const targets = static_cast<double>(report.targets);
-    report.loss = loss_sum / targets, report.auxiliary = auxiliary / targets;
+    auto const said = named(number, [&] { return gradients_.report(); });
+    report.loss = static_cast<double>(said.loss_sum) / targets, report.auxiliary = said.auxiliary / targets;
     check_value(std::isfinite(report.loss) && std::isfinite(report.auxiliary), "trainer", "step ", number, ": the loss is ",
                 report.loss, ", and what the routers add ", report.auxiliary);
     auto const result = optimiser_.step(model_->ctx(), gradients_.flat(), report.learning_rate, 1 / targets);
@@ -162,8 +161,9 @@ class Trainer {
   /// with logits that are not numbers: whether it is finite says whether the weights are worth keeping.
   double loss(TokenBatch const& batch) {
     try {
-      auto const said = gradients_.loss(row(batch.tokens()), row(batch.targets()),
-                                        {.offsets = batch.offsets(), .ignore_index = no_target, .seed = options_.seed}, [] {});
+      auto const placed = place(batch);
+      auto const said = gradients_.loss(placed.tokens, placed.targets,
+                                        {.offsets = placed.offsets, .ignore_index = no_target, .seed = options_.seed}, [] {});
       return static_cast<double>(said.loss());
     } catch (value_error const&) {
       return std::numeric_limits<double>::quiet_NaN();
@@ -183,23 +183,26 @@ class Trainer {
     std::vector<Specialisation> classes;
     for (Index index = 0; index < windows.batches(); ++index) {
       windows.fill(index, batch);
-      auto const tokens = row(batch.tokens()), targets = row(batch.targets());
-      auto const said =
-          gradients_.loss(tokens, targets, {.offsets = batch.offsets(), .ignore_index = no_target, .mode = Mode::inference}, [&] {
+      auto const placed = place(batch);
+      auto const said = gradients_.loss(
+          placed.tokens, placed.targets, {.offsets = placed.offsets, .ignore_index = no_target, .mode = Mode::inference}, [&] {
             std::size_t i = 0;
             gradients_.mixtures([&]<class M>(Index layer, Type<M>, Dims const& d, auto& p, auto& saved) {
               if (i == out.layers.size()) {
                 out.layers.push_back({.layer = layer, .experts = {}, .slots = saved.experts.extent(1)});
                 moved.push_back(0), tokens_of.push_back(0), classes.emplace_back(d.n_experts);
               }
+              auto const& ctx = model_->ctx();
+              auto const scope = ctx.scratch().scope();
+              auto const chosen = on_host(ctx, saved.experts);
+              auto const other = on_host(ctx, routed_as<M>(Mode::training, layer, d, p, saved, placed));
+              View<int const, 2> const experts{chosen};
               auto& here = out.layers[i].experts;
-              for (Index t = 0; t < saved.experts.extent(0); ++t)
-                for (Index s = 0; s < saved.experts.extent(1); ++s) here.push_back(saved.experts(t, s));
-              auto const scope = model_->ctx().scratch().scope();
-              auto const other = routed_as<M>(Mode::training, layer, d, p, saved, tokens, batch.offsets());
-              moved[i] += detail::count_moved("evaluate", saved.experts, other);
-              tokens_of[i] += saved.experts.extent(0);
-              if (bytes) classes[i].add(saved.experts, batch.tokens());
+              for (Index t = 0; t < experts.extent(0); ++t)
+                for (Index s = 0; s < experts.extent(1); ++s) here.push_back(experts(t, s));
+              moved[i] += detail::count_moved("evaluate", experts, View<int const, 2>{other});
+              tokens_of[i] += experts.extent(0);
+              if (bytes) classes[i].add(experts, batch.tokens());
               ++i;
             });
           });
@@ -237,7 +240,34 @@ class Trainer {
     Trainer& trainer_;
   };
 
-  static View<Token const, 2> row(View<Token const, 1> tokens) { return tokens.reshaped(Shape<2>{1, tokens.extent(0)}); }
+  /// A batch where the model is.
+  struct Placed {
+    View<Token const, 2> tokens, targets;
+    View<Index const, 1> offsets;
+  };
+  struct Room {
+    TensorOn<Ctx, Token, 2> tokens, targets;
+    TensorOn<Ctx, Index, 1> offsets;
+  };
+
+  Placed place(TokenBatch const& batch) {
+    auto const row = [](View<Token const, 1> tokens) { return tokens.reshaped(Shape<2>{1, tokens.extent(0)}); };
+    return place(row(batch.tokens()), row(batch.targets()), batch.offsets());
+  }
+  Placed place(View<Token const, 2> tokens, View<Token const, 2> targets, View<Index const, 1> offsets) {
+    if constexpr (std::derived_from<Ctx, Reference>) {
+      return {tokens, targets, offsets};
+    } else {
+      auto const& ctx = model_->ctx();
+      if (!room_ || room_->tokens.shape() != tokens.shape() || room_->offsets.size() < offsets.size())
+        room_ = std::make_unique<Room>(Room{{ctx, tokens.shape()}, {ctx, tokens.shape()}, {ctx, offsets.shape()}});
+      auto const begins = room_->offsets.view().slice(0, 0, offsets.extent(0));
+      upload(ctx, tokens, room_->tokens.view());
+      upload(ctx, targets, room_->targets.view());
+      upload(ctx, offsets, begins);
+      return {room_->tokens, room_->targets, begins};
+    }
+  }
 
   std::uint64_t seed_of(Index step, Index pass) const {
     return options_.seed + 0x9e3779b97f4a7c15u * static_cast<std::uint64_t>(step * options_.passes + pass);
@@ -256,18 +286,17 @@ class Trainer {
   /// The experts that the router would choose in another mode, from the logits of the pass. In the caller's scope of scratch
   /// memory.
   template <class M>
-  View<int const, 2> routed_as(Mode mode, Index layer, Dims const& d, auto& p, auto& saved, View<Token const, 2> tokens,
-                               View<Index const, 1> offsets) {
+  View<int, 2> routed_as(Mode mode, Index layer, Dims const& d, auto& p, auto& saved, Placed const& placed) {
     using R = typename M::router;
     auto const& ctx = model_->ctx();
     Index const n = saved.logits.extent(0), slots = router_slots<R>(d);
     auto const experts = ctx.scratch().template take<int>(Shape<2>{n, slots});
     auto const weights = ctx.scratch().template take<A>(Shape<2>{n, slots});
     Pass<Ctx, T> const pass{.ctx = ctx,
-                            .offsets = offsets,
+                            .offsets = placed.offsets,
                             .mode = mode,
                             .layer = layer,
-                            .tokens = tokens.reshaped(Shape<1>{tokens.size()}),
+                            .tokens = placed.tokens.reshaped(Shape<1>{placed.tokens.size()}),
                             .seed = options_.seed};
     auto const observed = ctx.scratch().template take_zeros<A>(Shape<1>{d.n_experts});
     R::route(
@@ -277,28 +306,36 @@ class Trainer {
   }
 
   /// Counts what the mixtures did in the pass that is on the tape.
-  void observe(View<Token const, 2> tokens, View<Index const, 1> offsets, bool last) {
+  void observe(Placed const& placed, bool last) {
     std::size_t i = 0;
     gradients_.mixtures([&]<class M>(Index layer, Type<M>, Dims const& d, auto& p, auto& saved) {
       if (i == counters_.size()) counters_.emplace_back(d.n_experts, layer);
-      auto const scope = model_->ctx().scratch().scope();
+      auto const& ctx = model_->ctx();
+      auto const scope = ctx.scratch().scope();
+      auto const logits = on_host(ctx, saved.logits);
+      auto const experts = on_host(ctx, saved.experts);
+      auto const inference = on_host(ctx, routed_as<M>(Mode::inference, layer, d, p, saved, placed));
       // The load of the step, which the layer adds up itself, is handed over once.
-      auto const nothing = model_->ctx().scratch().template take_zeros<Index>(Shape<1>{d.n_experts});
-      counters_[i++].add(RoutingArgs<T>{.logits = saved.logits,
-                                        .experts = saved.experts,
-                                        .inference = routed_as<M>(Mode::inference, layer, d, p, saved, tokens, offsets),
-                                        .load = last ? saved.load : nothing,
-                                        .report = saved.report});
+      auto const none = ctx.scratch().template take_zeros<Index>(Shape<1>{d.n_experts});
+      auto const load = on_host(ctx, last ? saved.load : none);
+      auto const report = on_host(ctx, saved.report);
+      counters_[i++].add(
+          RoutingArgs<T>{.logits = logits, .experts = experts, .inference = inference, .load = load, .report = report(0)});
     });
   }
 
   void update_routers() {
     gradients_.mixtures([&]<class M>(Index, Type<M>, Dims const& d, auto& p, auto& saved) {
       if constexpr (detail::HasUpdate<typename M::router>) {
-        auto const memory = p.memory ? optimiser_.master(p.memory) : View<A, 1>{};
-        M::router::update(
-            d, RouterUpdate<A>{.load = saved.load, .tokens = saved.tokens, .observed = saved.observed, .memory = memory});
-        if (p.memory) optimiser_.publish(model_->ctx(), p.memory);
+        if (!p.memory) return;
+        auto const& ctx = model_->ctx();
+        auto const load = on_host(ctx, saved.load);
+        auto const observed = on_host(ctx, saved.observed);
+        auto const master = optimiser_.master(p.memory);
+        auto memory = download(ctx, master);
+        M::router::update(d, RouterUpdate<A>{.load = load, .tokens = saved.tokens, .observed = observed, .memory = memory});
+        upload(ctx, memory.view(), master);
+        optimiser_.publish(ctx, p.memory);
       }
     });
   }
@@ -309,6 +346,7 @@ class Trainer {
   AdamW<T> optimiser_;
   std::vector<RoutingCounter> counters_;
   std::vector<RoutingStats> routing_;
+  std::unique_ptr<Room> room_;  // of a batch on a device
   bool planned_ = false;
 };
 

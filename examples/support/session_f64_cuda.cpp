@@ -1,0 +1,5 @@
+#include <blackmamba/cuda.cuh>
+
+#include "support/session_as.hpp"
+
+template std::unique_ptr<program::Session> program::open_session_as<double, blackmamba::Cuda>(program::ModelChoice const&);

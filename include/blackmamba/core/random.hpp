@@ -120,7 +120,7 @@ class Random {
   explicit constexpr Random(std::uint64_t seed, std::uint64_t stream = 0) : seed_{seed}, stream_{stream} {}
 
   /// 64 random bits.
-  constexpr std::uint64_t bits(std::uint64_t i) const {
+  BLACKMAMBA_HOST_DEVICE constexpr std::uint64_t bits(std::uint64_t i) const {
     auto const block = Philox::at(seed_, stream_, i >> 1);
     int const at = static_cast<int>(i & 1) * 2;
     return static_cast<std::uint64_t>(block.word[at]) | static_cast<std::uint64_t>(block.word[at + 1]) << 32;
@@ -136,7 +136,7 @@ class Random {
   double normal(std::uint64_t i) const { return detail::normal_quantile(uniform(i)); }
 
   /// Uniform integer in [0, n), n > 0. The bias is below n / 2^64.
-  constexpr Index below(std::uint64_t i, Index n) const {
+  BLACKMAMBA_HOST_DEVICE constexpr Index below(std::uint64_t i, Index n) const {
     return static_cast<Index>((static_cast<unsigned __int128>(bits(i)) * static_cast<unsigned __int128>(n)) >> 64);
   }
 

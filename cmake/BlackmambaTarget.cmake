@@ -1,7 +1,7 @@
 # What whoever builds on the library gets, said once: by the source tree and by the installed package.
 
 # blackmamba_describe(TARGET INCLUDE...): makes the interface target the library. Expects Eigen3 and Threads to have been found;
-# nlohmann_json is used where it has been.
+# nlohmann_json is used where it has been. In a project with CUDA enabled by now, CUDA programs are linked with cuBLASLt.
 function(blackmamba_describe target)
   target_compile_features(${target} INTERFACE cxx_std_20)
   if(CMAKE_CUDA20_COMPILE_FEATURES)
@@ -13,5 +13,13 @@ function(blackmamba_describe target)
   target_link_libraries(${target} INTERFACE Eigen3::Eigen Threads::Threads)
   if(TARGET nlohmann_json::nlohmann_json)
     target_link_libraries(${target} INTERFACE nlohmann_json::nlohmann_json)
+  endif()
+  get_property(languages GLOBAL PROPERTY ENABLED_LANGUAGES)
+  if("CUDA" IN_LIST languages)
+    find_package(CUDAToolkit QUIET)
+    # By its path: the toolkit's targets are not seen above this folder, where the library may be linked as well.
+    if(CUDA_cublasLt_LIBRARY)
+      target_link_libraries(${target} INTERFACE "$<$<LINK_LANGUAGE:CUDA>:${CUDA_cublasLt_LIBRARY}>")
+    endif()
   endif()
 endfunction()

@@ -8,6 +8,11 @@
 #include <blackmamba/core/simd.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
 
+#if defined(__CUDACC__)
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // it does not know the unrolling that it leaves to the host's compiler
+#endif
+
 namespace blackmamba::detail {
 
 /// The dot products of R rows of the weight with S rows of x. Each keeps one pack of partial sums, whatever R and S are, so the
@@ -92,3 +97,7 @@ void linear_streamed(Cpu const& ctx, LinearArgs<T> const& a) {
 }
 
 }  // namespace blackmamba::detail
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif

@@ -6,9 +6,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
-#include <blackmamba/ops/causal_conv1d/cuda.cuh>
-#include <blackmamba/ops/causal_conv1d_step/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -7,10 +7,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/layer_norm/backward_cuda.cuh>
-#include <blackmamba/ops/layer_norm/cuda.cuh>
-#include <blackmamba/ops/rms_norm/backward_cuda.cuh>
-#include <blackmamba/ops/rms_norm/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

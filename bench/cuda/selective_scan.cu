@@ -6,8 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include <blackmamba/ops/selective_scan/cuda.cuh>
-#include <blackmamba/ops/selective_scan_step/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -7,7 +7,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/selective_scan/backward_cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -1,7 +1,4 @@
-#include <blackmamba/ops/causal_conv1d/backward_cuda.cuh>
-#include <blackmamba/ops/causal_conv1d/cuda.cuh>
-#include <blackmamba/ops/causal_conv1d_step/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/causal_conv1d.hpp>
 
 #include "cuda/support.cuh"

@@ -1,8 +1,4 @@
-#include <blackmamba/ops/layer_norm/backward_cuda.cuh>
-#include <blackmamba/ops/layer_norm/cuda.cuh>
-#include <blackmamba/ops/rms_norm/backward_cuda.cuh>
-#include <blackmamba/ops/rms_norm/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/layer_norm.hpp>
 #include <blackmamba/verify/problems/rms_norm.hpp>
 

@@ -1,4 +1,4 @@
-#include <blackmamba/ops/selective_scan/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include <vector>
 

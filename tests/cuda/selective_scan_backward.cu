@@ -1,4 +1,4 @@
-#include <blackmamba/ops/selective_scan/backward_cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include <algorithm>
 #include <cmath>

@@ -1,4 +1,4 @@
-#include <blackmamba/ops/selective_scan_step/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include "cuda/support.cuh"
 #include "support/scan_problem.hpp"

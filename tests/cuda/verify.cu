@@ -1,8 +1,6 @@
 // The public part checks an operation on a GPU, or a kernel in its place, with one call.
 
-#include <blackmamba/ops/selective_scan/cuda.cuh>
-#include <blackmamba/ops/selective_scan_step/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/selective_scan.hpp>
 
 #include "cuda/support.cuh"

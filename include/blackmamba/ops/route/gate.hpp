@@ -102,12 +102,12 @@ void check_gate_logits(char const* op, View<T const, 2> logits, Gate gate, bool 
   if (gate_shares(gate, normalise)) check_largest_finite(op, logits);
 }
 
-template <Scalar T>
+template <Scalar T, bool Exact = true>
 struct ScoresRule {
   RouteScoresArgs<T> a;
 
   BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
-    TokenGate<T, true> gate{a.logits[i], {}, a.gate, false};
+    TokenGate<T, Exact> gate{a.logits[i], {}, a.gate, false};
     gate.prepare();
     for (Index e = 0; e < a.logits.extent(1); ++e) a.scores(i, e) = gate.weight(e);
   }

@@ -1,0 +1,127 @@
+#pragma once
+/// \file
+/// The n-th largest number of every column on a GPU, and which token it is: a block a column, eight bits of the numbers at a time.
+/// The order is that of the host: value down, then token up; 0 and -0 are one value.
+
+#include <blackmamba/core/cuda/context.cuh>
+
+namespace blackmamba::detail {
+
+/// Unsigned numbers in the order of those that they stand for.
+__device__ inline unsigned order_key(float x) {
+  unsigned const bits = __float_as_uint(x == 0 ? 0.0f : x);
+  return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+__device__ inline unsigned long long order_key(double x) {
+  auto const bits = static_cast<unsigned long long>(__double_as_longlong(x == 0 ? 0.0 : x));
+  return bits >> 63 ? ~bits : bits | 0x8000000000000000ull;
+}
+__device__ inline float from_order_key(unsigned key) { return __uint_as_float(key >> 31 ? key & 0x7fffffffu : ~key); }
+__device__ inline double from_order_key(unsigned long long key) {
+  return __longlong_as_double(static_cast<long long>(key >> 63 ? key & 0x7fffffffffffffffull : ~key));
+}
+
+template <class A>
+using OrderKey = std::conditional_t<sizeof(A) == 4, unsigned, unsigned long long>;
+
+/// A token is among the n first of a column if its key is above `cut`, or is `cut` and the token is at most `last`.
+template <class A>
+struct Selection {
+  View<OrderKey<A> const, 2> keys;  // (columns, tokens), contiguous
+  Index n;                          // from 1 to tokens
+  View<OrderKey<A>, 1> cut;         // (columns) out
+  View<Index, 1> last;              // (columns) out
+  View<A, 1> value;                 // optional (columns) out: the n-th largest
+
+  __device__ bool among(Index i, Index column) const {
+    auto const key = keys(column, i);
+    return key > cut(column) || (key == cut(column) && i <= last(column));
+  }
+};
+
+inline constexpr int select_threads = 1024;
+
+template <class A>
+__global__ void __launch_bounds__(select_threads) select_kernel(__grid_constant__ Selection<A> const s) {
+  using Key = OrderKey<A>;
+  constexpr unsigned all = 0xffffffffu;
+  __shared__ unsigned counts[256], warp_counts[select_threads / 32];
+  __shared__ unsigned digit_found, wanted_found, equal_found;
+  __shared__ Index last_found;
+  int const thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  Index const tokens = s.keys.extent(1);
+  for (Index column = blockIdx.x; column < s.keys.extent(0); column += gridDim.x) {
+    Key const* const keys = s.keys.data() + column * tokens;
+    Key cut = 0, known = 0;                      // the bits of the key that are found, and which those are
+    auto wanted = static_cast<unsigned>(s.n);    // how many are, of those that have these bits
+    auto equal = static_cast<unsigned>(tokens);  // and how many have them
+    for (int shift = 8 * (static_cast<int>(sizeof(Key)) - 1); shift >= 0; shift -= 8) {
+      if (thread < 256) counts[thread] = 0;
+      __syncthreads();
+      for (Index begin = 0; begin < tokens; begin += select_threads) {
+        Index const i = begin + thread;
+        Key const key = i < tokens ? keys[i] : 0;
+        bool const in = i < tokens && (key & known) == cut;
+        unsigned const digit = in ? static_cast<unsigned>(key >> shift) & 255u : 256u;
+        // Most numbers of a column share their first digits: a warp's are counted at once.
+        unsigned const same = __match_any_sync(all, digit);
+        if (in && __ffs(static_cast<int>(same)) == lane + 1) atomicAdd(&counts[digit], static_cast<unsigned>(__popc(same)));
+      }
+      __syncthreads();
+      if (warp == 0) {  // each lane has eight digits, the largest ones first
+        unsigned sum = 0;
+        for (int d = 0; d < 8; ++d) sum += counts[255 - 8 * lane - d];
+        unsigned up_to = sum;
+        for (int step = 1; step < 32; step *= 2) {
+          unsigned const before = __shfl_up_sync(all, up_to, static_cast<unsigned>(step));
+          if (lane >= step) up_to += before;
+        }
+        unsigned before = up_to - sum;
+        if (before < wanted && wanted <= up_to) {
+          int digit = 255 - 8 * lane;
+          for (; before + counts[digit] < wanted; --digit) before += counts[digit];
+          digit_found = static_cast<unsigned>(digit), wanted_found = wanted - before, equal_found = counts[digit];
+        }
+      }
+      __syncthreads();
+      cut |= static_cast<Key>(digit_found) << shift, known |= static_cast<Key>(255) << shift;
+      wanted = wanted_found, equal = equal_found;
+    }
+    if (thread == 0) last_found = tokens;
+    if (wanted < equal) {  // the first of those that are equal: which token is the last of them
+      unsigned before = 0;
+      for (Index begin = 0; begin < tokens && before < wanted; begin += select_threads) {
+        Index const i = begin + thread;
+        bool const is = i < tokens && keys[i] == cut;
+        unsigned const votes = __ballot_sync(all, is);
+        if (lane == 0) warp_counts[warp] = static_cast<unsigned>(__popc(votes));
+        __syncthreads();
+        unsigned rank = before + static_cast<unsigned>(__popc(votes & ((2u << lane) - 1u)));  // from 1
+        for (int w = 0; w < select_threads / 32; ++w) {
+          if (w < warp) rank += warp_counts[w];
+          before += warp_counts[w];
+        }
+        if (is && rank == wanted) last_found = i;
+        __syncthreads();
+      }
+    }
+    __syncthreads();
+    if (thread == 0) {
+      s.cut(column) = cut, s.last(column) = last_found;
+      if (s.value) s.value(column) = from_order_key(cut);
+    }
+    __syncthreads();
+  }
+}
+
+/// Fills `cut`, `last` and `value`.
+template <class A>
+void select(Cuda const& ctx, char const* op, Selection<A> const& s) {
+  if (s.keys.extent(0) == 0) return;
+  DeviceScope const device{ctx.device()};
+  Index const blocks = s.keys.extent(0) < 65535 ? s.keys.extent(0) : 65535;
+  select_kernel<A><<<static_cast<unsigned>(blocks), select_threads, 0, ctx.stream()>>>(s);
+  check_launch(op);
+}
+
+}  // namespace blackmamba::detail

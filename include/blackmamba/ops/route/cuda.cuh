@@ -51,11 +51,13 @@ void route_positive_on(Cuda const& ctx, RoutePositiveArgs<T> const& a) {
                          detail::check_of(ctx, detail::positive_faults, a.logits));
 }
 
-inline void route_all_on(Cuda const& ctx, RouteAllArgs const& a) {
+template <std::derived_from<Cuda> Ctx>
+void route_all_on(Ctx const& ctx, RouteAllArgs const& a) {
   detail::for_each_token(ctx, "route_all", a.experts.extent(0), detail::AllRule{a});
 }
 
-inline void route_draw_on(Cuda const& ctx, RouteDrawArgs const& a) {
+template <std::derived_from<Cuda> Ctx>
+void route_draw_on(Ctx const& ctx, RouteDrawArgs const& a) {
   detail::for_each_token(ctx, "route_draw", a.experts.extent(0), detail::DrawRule{a});
 }
 
@@ -95,7 +97,8 @@ void route_blend_on(Cuda const& ctx, RouteBlendArgs<A> const& a) {
   detail::for_each_token(ctx, "route_blend", a.y.extent(0), detail::BlendRule<A>{a});
 }
 
-inline void plan_report_on(Cuda const& ctx, PlanReportArgs const& a) {
+template <std::derived_from<Cuda> Ctx>
+void plan_report_on(Ctx const& ctx, PlanReportArgs const& a) {
   detail::for_each_token(ctx, "plan_report", 1, detail::PlanReportRule{a});
 }
 

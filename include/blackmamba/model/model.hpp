@@ -177,7 +177,7 @@ class Model {
 
   Dims dims_;
   Ctx ctx_;
-  Weights<Net, T> weights_;
+  Weights<Net, T, Ctx> weights_;
 };
 
 }  // namespace blackmamba

@@ -157,6 +157,8 @@
 #include <blackmamba/verify/problems/linear.hpp>
 #include <blackmamba/verify/problems/rms_norm.hpp>
 #include <blackmamba/verify/problems/route.hpp>
+#include <blackmamba/verify/problems/route_gates.hpp>
+#include <blackmamba/verify/problems/routing_rules.hpp>
 #include <blackmamba/verify/problems/selective_scan.hpp>
 #include <blackmamba/verify/problems/softmax.hpp>
 #include <blackmamba/verify/report.hpp>

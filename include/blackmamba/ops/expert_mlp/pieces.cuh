@@ -1,0 +1,101 @@
+#pragma once
+/// \file
+/// Eight neighbouring elements of a row, as the tensor cores leave them and as memory has them.
+
+#include <cstdint>
+
+#include <blackmamba/core/cuda/math.cuh>
+#include <blackmamba/ops/activation/device.cuh>
+
+namespace blackmamba::detail {
+
+/// Two floats rounded to T, the first in the low half.
+template <class T>
+__device__ std::uint32_t round_pair(float first, float second) {
+  std::uint32_t both;
+  if constexpr (std::is_same_v<T, half>)
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  else
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
+  return both;
+}
+
+/// Eight elements of 2 bytes.
+struct Piece {
+  std::uint32_t words[4];
+};
+__device__ inline Piece load_piece(void const* from) {
+  uint4 const x = *static_cast<uint4 const*>(from);
+  return {{x.x, x.y, x.z, x.w}};
+}
+__device__ inline void store_piece(void* to, Piece const& x) {
+  *static_cast<uint4*>(to) = uint4{x.words[0], x.words[1], x.words[2], x.words[3]};
+}
+template <class T>
+__device__ void widen_piece(Piece const& from, float (&to)[8]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    float2 const pair = StoredPair<T>{from.words[i]}.widen();
+    to[2 * i] = pair.x, to[2 * i + 1] = pair.y;
+  }
+}
+template <class T>
+__device__ Piece round_piece(float const (&from)[8]) {
+  Piece to;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) to.words[i] = round_pair<T>(from[2 * i], from[2 * i + 1]);
+  return to;
+}
+
+/// Lane q of each four gives word i to lane i and gets lane i's word q: from two columns of each of four eights of a row to one
+/// eight.
+__device__ inline void turn_piece(Piece& x) {
+  int const lane = static_cast<int>(threadIdx.x);
+  bool const odd = lane & 1, upper = lane & 2;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    std::uint32_t const other = __shfl_xor_sync(~0u, odd ? x.words[i] : x.words[i + 1], 1);
+    (odd ? x.words[i] : x.words[i + 1]) = other;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    std::uint32_t const other = __shfl_xor_sync(~0u, upper ? x.words[i] : x.words[i + 2], 2);
+    (upper ? x.words[i] : x.words[i + 2]) = other;
+  }
+}
+
+/// kind(x), element by element; what is asked for is looked at once.
+template <int Count, class A>
+__device__ void activate_run(Activation kind, A (&x)[Count]) {
+  with_activation(kind, [&](auto constant) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) x[i] = device_activate(constant.value, x[i]);
+  });
+}
+/// kind(x) in place of x, and its slope.
+template <int Count, class A>
+__device__ void activate_sloped_run(Activation kind, A (&x)[Count], A (&slope)[Count]) {
+  with_activation(kind, [&](auto constant) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) {
+      auto const both = device_activated(constant.value, x[i]);
+      x[i] = both.value, slope[i] = both.slope;
+    }
+  });
+}
+
+/// a from h, by eights; without a gate `value` is not read. h and a are rounded to T.
+template <class T>
+__device__ Piece activated_piece(Activation kind, bool gated, Piece const& gate, Piece const& value) {
+  float a[8], v[8];
+  widen_piece<T>(gate, a);
+  activate_run(kind, a);
+  if (gated) {
+    widen_piece<T>(value, v);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) a[i] *= v[i];
+  }
+  return round_piece<T>(a);
+}
+
+}  // namespace blackmamba::detail

@@ -19,7 +19,8 @@ function(blackmamba_add_precompiled include)
 ${headers}#include <blackmamba/ops/cuda_operations.cuh>
 
 namespace blackmamba {
-BLACKMAMBA_CUDA_${op}(BLACKMAMBA_INSTANTIATE_STORAGE, BLACKMAMBA_INSTANTIATE_ACCUMULATOR, BLACKMAMBA_INSTANTIATE_PLAIN)
+BLACKMAMBA_CUDA_${op}(BLACKMAMBA_INSTANTIATE_STORAGE, BLACKMAMBA_INSTANTIATE_ACCUMULATOR, BLACKMAMBA_INSTANTIATE_PLAIN,
+                      BLACKMAMBA_INSTANTIATE_CONVERSION)
 }
 ")
     list(APPEND sources "${source}")

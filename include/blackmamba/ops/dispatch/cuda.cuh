@@ -30,7 +30,8 @@ View<BitsOfSize<sizeof(T)>, 2> bits_of(View<T, 2> const& x) {
 
 /// One launch for up to 4096 assignments, two for more; for each 256 experts. Scratch for 256 numbers a multiprocessor. An
 /// assignment whose expert is outside is dropped, and told at the next wait.
-inline void dispatch_on(Cuda const& ctx, DispatchArgs const& a) {
+template <std::derived_from<Cuda> Ctx>
+void dispatch_on(Ctx const& ctx, DispatchArgs const& a) {
   detail::DeviceScope const device{ctx.device()};
   detail::sort_assignments(ctx, a.experts, a.offsets.extent(0) - 1, a.places, ctx.fault(detail::dispatch_expert_outside),
                            detail::SortTo{a.offsets, a.order, a.places});

@@ -50,7 +50,8 @@ static __global__ void __launch_bounds__(LoadTuning::threads)
 }  // namespace detail
 
 /// An assignment whose expert is outside is not counted, and told at the next wait; the others are counted.
-inline void expert_load_on(Cuda const& ctx, ExpertLoadArgs const& a) {
+template <std::derived_from<Cuda> Ctx>
+void expert_load_on(Ctx const& ctx, ExpertLoadArgs const& a) {
   constexpr int threads = detail::LoadTuning::threads;
   Index const count = a.experts.size();
   if (count == 0) return;

@@ -15,7 +15,8 @@ inline constexpr FaultKind capacity_expert_outside{"limit_capacity", "the expert
 
 /// The ranks are those that `dispatch` sorts by, found the same way. Returns nothing. An expert outside is set to -1, not counted,
 /// and told at the next wait.
-inline void limit_capacity_on(Cuda const& ctx, LimitCapacityArgs const& a) {
+template <std::derived_from<Cuda> Ctx>
+void limit_capacity_on(Ctx const& ctx, LimitCapacityArgs const& a) {
   detail::DeviceScope const device{ctx.device()};
   detail::sort_assignments(ctx, View<int const, 2>{a.experts}, a.n_experts, a.experts, ctx.fault(detail::capacity_expert_outside),
                            detail::SortLimit{a.experts, a.capacity, a.dropped});

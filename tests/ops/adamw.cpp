@@ -272,6 +272,64 @@ TEST_CASE("adamw: the reference takes dual numbers, and the step's derivative by
   CHECK_CLOSE(verify::compare(got.view(), expected.view(), {}));
 }
 
+TEST_CASE_TEMPLATE("adamw: the numbers of a step may come from memory, and the step is that of the same numbers given", Ctx,
+                   Reference, Cpu) {
+  auto const start = Arrays<bf16>::make(301);
+  std::vector<AdamWSegment> const segments{{0, 200, true}, {203, 98, false}};
+  Tensor<AdamWScalars, 1> scalars{Shape<1>{1}};
+  Tensor<double, 1> sum{Shape<1>{1}};
+  for (double clip : {0.0, 2.0, 1e6}) {
+    scalars(0) = {.steps = 4};
+    sum(0) = 144;
+    adamw_request(Ctx{}, AdamWRequestArgs{.learning_rate = 0.125, .gradient_scale = 0.5, .scalars = scalars});
+    adamw_clip(Ctx{}, AdamWClipArgs<double>{.sum = sum, .clip = clip, .scalars = scalars});
+    CHECK(scalars(0).applied);
+    CHECK(scalars(0).gradient_norm == 6);
+    CHECK(scalars(0).clip_factor == (clip == 2 ? 2.0 / 6 : 1.0));
+    CHECK(scalars(0).steps == 5);
+    auto given = start.clone(), got = start.clone();
+    auto args = given.args(segments);
+    args.step = 5, args.learning_rate = 0.125, args.gradient_scale = 0.5 * scalars(0).clip_factor;
+    adamw(Ctx{}, args);
+    args = got.args(segments);
+    args.scalars = scalars;
+    adamw(Ctx{}, args);
+    CHECK(same_bits(got, given));
+  }
+}
+
+TEST_CASE_TEMPLATE("adamw: a norm that is not finite, or too long, is no step and changes nothing", Ctx, Reference, Cpu) {
+  auto const start = Arrays<float>::make(40);
+  auto got = start.clone();
+  Tensor<AdamWScalars, 1> scalars{Shape<1>{1}};
+  Tensor<double, 1> sum{Shape<1>{1}};
+  scalars(0) = {.learning_rate = 1, .steps = 4};
+  for (double bad : {HUGE_VAL, std::numeric_limits<double>::quiet_NaN(), 101.0 * 101.0}) {
+    sum(0) = bad;
+    adamw_clip(Ctx{}, AdamWClipArgs<double>{.sum = sum, .longest = 100, .scalars = scalars});
+    CHECK_FALSE(scalars(0).applied);
+    CHECK(scalars(0).steps == 4);
+    std::vector<AdamWSegment> const segments{{0, 40, true}};
+    auto args = got.args(segments);
+    args.scalars = scalars;
+    adamw(Ctx{}, args);
+    CHECK(same_bits(got, start));
+  }
+  // Clipping comes first.
+  adamw_clip(Ctx{}, AdamWClipArgs<double>{.sum = sum, .clip = 99, .longest = 100, .scalars = scalars});
+  CHECK(scalars(0).applied);
+}
+
+TEST_CASE("adamw: what is asked of a step is checked") {
+  Tensor<AdamWScalars, 1> scalars{Shape<1>{1}};
+  CHECK_THROWS_WITH_AS(adamw_request(Reference{}, AdamWRequestArgs{.learning_rate = -1, .scalars = scalars}),
+                       "adamw_request: learning_rate is -1", value_error);
+  CHECK_THROWS_WITH_AS(adamw_request(Cpu{1}, AdamWRequestArgs{.gradient_scale = 0, .scalars = scalars}),
+                       "adamw_request: gradient_scale is 0, not above 0", value_error);
+  CHECK_THROWS_AS(adamw_request(Cpu{1}, AdamWRequestArgs{}), shape_error);
+  CHECK_THROWS_AS(adamw_clip(Cpu{1}, AdamWClipArgs<double>{.scalars = scalars}), shape_error);
+}
+
 TEST_CASE("adamw: what makes no sense is refused with its value") {
   auto a = Arrays<float>::make(8);
   Tensor<float, 1> wrong{Shape<1>{7}};

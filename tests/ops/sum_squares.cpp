@@ -76,6 +76,15 @@ TEST_CASE_TEMPLATE("sum_squares: one element that is not finite, anywhere, makes
     }
 }
 
+TEST_CASE_TEMPLATE("sum_squares: a place for the sum gets what is returned, whatever it held", Ctx, Reference, Cpu) {
+  auto const x = test::random_tensor<float>(Shape<1>{1001}, 1);
+  Tensor<double, 1> sum = one(7), two{Shape<1>{2}};
+  CHECK(sum_squares(Ctx{}, SumSquaresArgs<float>{.x = x, .sum = sum}) == solve(Ctx{}, x));
+  CHECK(sum(0) == solve(Ctx{}, x));
+  CHECK_THROWS_WITH_AS(sum_squares(Ctx{}, SumSquaresArgs<float>{.x = x, .sum = two}),
+                       "sum_squares: sum has shape (2,), the one sum asks for (1,): extent 0 is 2, not 1", shape_error);
+}
+
 TEST_CASE("sum_squares: a strided array takes the reference path and gives the same value") {
   auto const x = test::random_tensor<float>(Shape<2>{37, 3}, 1);
   auto const column = x.view().transposed(0, 1)[1];

@@ -127,7 +127,9 @@ class Random {
   }
 
   /// Uniform on (0, 1), an odd multiple of 2^-53: never 0, never 1.
-  constexpr double uniform(std::uint64_t i) const { return (static_cast<double>(bits(i) >> 12) + 0.5) * 0x1p-52; }
+  BLACKMAMBA_HOST_DEVICE constexpr double uniform(std::uint64_t i) const {
+    return (static_cast<double>(bits(i) >> 12) + 0.5) * 0x1p-52;
+  }
 
   /// Uniform on (low, high).
   double uniform(std::uint64_t i, double low, double high) const { return std::fma(high - low, uniform(i), low); }

@@ -10,9 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include <blackmamba/core/arena.hpp>
+#include <blackmamba/core/tensor.hpp>
 #include <blackmamba/model/parameters.hpp>
 #include <blackmamba/ops/adamw/adamw.hpp>
+#include <blackmamba/ops/convert/convert.hpp>
 #include <blackmamba/ops/sum_squares/sum_squares.hpp>
 
 namespace blackmamba {
@@ -59,11 +60,14 @@ struct SegmentReader : NamelessWalk {
 }  // namespace detail
 
 /// The tensors of a model in its flat array, in the order of the walk: what an `AdamW` trains. Padding between them is in none.
-/// \param model  anything with `walk(reader)`
+/// \param model  anything with `outline(reader)`, or with `walk(reader)`
 template <class Model>
 std::vector<AdamWSegment> parameter_segments(Model& model) {
   detail::SegmentReader reader;
-  model.walk(reader);
+  if constexpr (requires { model.outline(reader); })
+    model.outline(reader);
+  else
+    model.walk(reader);
   return std::move(reader.segments);
 }
 
@@ -74,21 +78,40 @@ struct AdamWResult {
   bool applied = false;      ///< false: the norm is not finite or its square overflows A, and nothing was changed
 };
 
-/// The optimiser of weights stored in `T`, a flat array that it is bound to; everything else is in A = accumulator_t<T>.
+/// The optimiser of weights stored in `T`, a flat array in the memory of a context that it is bound to, where masters and moments
+/// lie too; everything but the weights is in A = accumulator_t<T>.
 ///
 /// Narrow weights get masters in A, of which they are the rounded copies; otherwise the weights are their own masters. Nothing is
 /// allocated after construction but the scratch memory of the gradient's norm. Deterministic: same gradients, same bits, on any
 /// number of threads.
-template <Scalar T>
+///
+///   AdamW<T> on_a_host{weights, segments, options};           // any context of the host may step it
+///   auto const result = on_a_host.step(ctx, gradients, rate, scale);
+///
+///   AdamW<T, Cuda> on_a_device{ctx, weights, segments, options};
+///   on_a_device.step(ctx, gradients, rate, scale);            // queued, does not wait: what it did is on the device
+///   auto const result = on_a_device.report();                 // waits
+///
+/// On every context `step` is `request(ctx, rate, scale)` and then `queue(ctx, gradients)`, which can be recorded as a CUDA graph:
+/// a replay takes the rate and the scale of the last request, counts its own steps, and leaves out the one whose gradient is not
+/// finite. `report`, `steps`, `set_steps` and `restart` are not for a graph.
+template <Scalar T, Context Ctx = Reference>
 class AdamW {
  public:
   using A = accumulator_t<T>;
   static constexpr bool has_masters = !std::is_same_v<T, A>;
+  static constexpr bool on_host = std::derived_from<Ctx, Reference>;
 
   /// Starts from the weights as they are: see `restart`. The array is contiguous and must outlive this; `segments` say what of it
   /// is trained and are those of `parameter_segments`. Throws `value_error` on options that make no sense.
-  AdamW(View<T, 1> weights, std::vector<AdamWSegment> segments, AdamWOptions const& options = {})
-      : weights_{weights}, segments_{std::move(segments)}, options_{options}, memory_{std::make_unique<Arena>()} {
+  AdamW(Ctx const& ctx, View<T, 1> weights, std::vector<AdamWSegment> segments, AdamWOptions const& options = {})
+      : ctx_{ctx},
+        weights_{weights},
+        segments_{std::move(segments)},
+        options_{options},
+        scalars_{ctx, Shape<1>{1}},
+        sum_{ctx, Shape<1>{1}},
+        memory_{std::make_unique<Arena>(ctx_.memory())} {
     check_adamw_options(options);
     check_value(weights.contiguous(), "optimiser", "the weights have gaps: a stride of ", weights.stride(0));
     memory_->reserve(static_cast<std::size_t>(memory_bytes(weights.size())));
@@ -101,6 +124,10 @@ class AdamW {
     restart();
   }
 
+  /// The same on a context of the host.
+  AdamW(View<T, 1> weights, std::vector<AdamWSegment> segments, AdamWOptions const& options = {}) requires on_host
+      : AdamW{Ctx{}, weights, std::move(segments), options} {}
+
   /// Bytes that masters and moments of `elements` weights take.
   static constexpr Index memory_bytes(Index elements) {
     auto const unit = static_cast<Index>(Arena::alignment);
@@ -112,52 +139,65 @@ class AdamW {
 
   /// Begins anew: masters are the weights as they stand now, moments zeros, no step done.
   void restart() {
-    if constexpr (has_masters)
-      for (Index i = 0; i < master_.size(); ++i) master_(i) = widen(weights_(i));
-    for (Index i = 0; i < first_.size(); ++i) first_(i) = second_(i) = A(0);
-    steps_ = 0;
+    if constexpr (has_masters) convert(ctx_, ConvertArgs<T, A>{.x = row(View<T const, 1>{weights_}), .y = row(master_)});
+    set_zero(ctx_, first_), set_zero(ctx_, second_);
+    set_steps(0);
   }
 
   /// One step of `adamw` along `gradients` (n) · gradient_scale, which is 1 / (passes that were added up) say, clipped to the norm
   /// `options().clip`; leaves the weights rounded. A gradient that is not finite, or so long that its square overflows A, changes
-  /// nothing and is not counted as a step: the result says so. Throws `shape_error` on gradients of another length, `value_error`
-  /// on a rate that is negative or not finite or on a scale that is not above 0.
-  template <class Ctx>
-  AdamWResult step(Ctx const& ctx, std::type_identity_t<View<A const, 1>> gradients, double learning_rate,
-                   double gradient_scale = 1) {
-    constexpr char const* op = "optimiser";
-    check_shape(op, "gradients", gradients, weights_.shape(), "weights");
-    check_value(gradient_scale > 0, op, "gradient_scale is ", gradient_scale, ", not above 0");
-    check_value(learning_rate >= 0 && std::isfinite(learning_rate), op, "learning_rate is ", learning_rate);
-    AdamWResult result;
-    result.gradient_norm = gradient_scale * std::sqrt(static_cast<double>(sum_squares(ctx, SumSquaresArgs<A>{.x = gradients})));
-    if (!std::isfinite(result.gradient_norm)) return result;
-    if (options_.clip > 0 && result.gradient_norm > options_.clip) result.clip_factor = options_.clip / result.gradient_norm;
+  /// nothing and is not counted as a step: the result says so, which contexts of the host return and others leave for `report()`.
+  /// Throws `shape_error` on gradients of another length, `value_error` on a rate that is negative or not finite or on a scale that
+  /// is not above 0.
+  template <class C>
+  auto step(C const& ctx, std::type_identity_t<View<A const, 1>> gradients, double learning_rate, double gradient_scale = 1) {
+    check_gradients(gradients);
+    request(ctx, learning_rate, gradient_scale);
+    queue(ctx, gradients);
+    if constexpr (on_host) return report();
+  }
+
+  /// The same at `options().learning_rate`.
+  template <class C>
+  auto step(C const& ctx, std::type_identity_t<View<A const, 1>> gradients) {
+    return step(ctx, gradients, options_.learning_rate);
+  }
+
+  /// What the steps that are queued from now on are asked to do. Throws like `step`.
+  template <class C>
+  void request(C const& ctx, double learning_rate, double gradient_scale = 1) {
+    check_value(gradient_scale > 0, "optimiser", "gradient_scale is ", gradient_scale, ", not above 0");
+    check_value(learning_rate >= 0 && std::isfinite(learning_rate), "optimiser", "learning_rate is ", learning_rate);
+    adamw_request(ctx,
+                  AdamWRequestArgs{.learning_rate = learning_rate, .gradient_scale = gradient_scale, .scalars = scalars_.view()});
+  }
+
+  /// A step as the last `request` has it. Throws `shape_error` on gradients of another length.
+  template <class C>
+  void queue(C const& ctx, std::type_identity_t<View<A const, 1>> gradients) {
+    check_gradients(gradients);
+    sum_squares(ctx, SumSquaresArgs<A>{.x = gradients, .sum = sum_.view()});
     // A square that overflows would leave an infinite moment, which no later gradient mends.
     double const longest = std::sqrt(static_cast<double>(std::numeric_limits<A>::max()));
-    if (result.gradient_norm * result.clip_factor >= longest) return result;
-    result.applied = true;
+    adamw_clip(ctx, AdamWClipArgs<sum_squares_t<A>>{
+                        .sum = sum_.view(), .clip = options_.clip, .longest = longest, .scalars = scalars_.view()});
     adamw(ctx, AdamWArgs<T>{.master = master_,
                             .gradient = gradients,
                             .first = first_,
                             .second = second_,
                             .weights = has_masters ? weights_ : View<T, 1>{},
                             .segments = {segments_.data(), Shape<1>{static_cast<Index>(segments_.size())}},
-                            .step = steps_ + 1,
-                            .learning_rate = learning_rate,
                             .beta1 = options_.beta1,
                             .beta2 = options_.beta2,
                             .epsilon = options_.epsilon,
                             .weight_decay = options_.weight_decay,
-                            .gradient_scale = gradient_scale * result.clip_factor});
-    ++steps_;
-    return result;
+                            .scalars = scalars_.view()});
   }
 
-  /// The same at `options().learning_rate`.
-  template <class Ctx>
-  AdamWResult step(Ctx const& ctx, std::type_identity_t<View<A const, 1>> gradients) {
-    return step(ctx, gradients, options_.learning_rate);
+  /// What the last step did, once it is done.
+  AdamWResult report() const {
+    AdamWScalars const last = scalars();
+    return {.gradient_norm = last.gradient_norm, .clip_factor = last.clip_factor, .applied = last.applied};
   }
 
   /// The weights in full precision, (n).
@@ -170,23 +210,27 @@ class AdamW {
   }
 
   /// Rounds all masters into the weights: after something else than a step has changed them.
-  template <class Ctx>
-  void publish(Ctx const& ctx) const {
+  template <class C>
+  void publish(C const& ctx) const {
     publish(ctx, weights_);
   }
 
   /// Rounds the masters of one tensor of the model into it.
-  template <class Ctx, int Rank>
-  void publish(Ctx const& ctx, View<T, Rank> const& tensor) const {
+  template <class C, int Rank>
+  void publish(C const& ctx, View<T, Rank> const& tensor) const {
     Index const offset = offset_of(tensor);
-    if constexpr (has_masters)
+    if constexpr (has_masters && on_host)
       parallel_ranges(ctx.threads(), tensor.size(), Index{1} << 14, [&](Index begin, Index end) {
         for (Index i = begin; i < end; ++i) tensor.data()[i] = static_cast<T>(master_(offset + i));
       });
+    else if constexpr (has_masters)
+      convert(ctx, ConvertArgs<A, T>{.x = row(View<A const, 1>{master_.slice(0, offset, tensor.size())}),
+                                     .y = row(View<T, 1>{tensor.data(), Shape<1>{tensor.size()}})});
   }
 
   /// Calls `visit(name, View<A, 1>)` for each array that a checkpoint has to keep beside the weights and `steps()`, and that
-  /// resuming reads back in place: "master" where the weights are narrow, "first_moment", "second_moment".
+  /// resuming reads back in place: "master" where the weights are narrow, "first_moment", "second_moment". They lie in the memory
+  /// of the context: `download` and `upload` take them to the host and back.
   template <class Visit>
   void for_each_array(Visit&& visit) const {
     if constexpr (has_masters) visit("master", master_);
@@ -194,16 +238,36 @@ class AdamW {
     visit("second_moment", second_);
   }
 
-  /// Steps that were applied.
-  Index steps() const { return steps_; }
+  /// Steps that were applied, once all that are queued are done.
+  Index steps() const { return scalars().steps; }
 
   /// Goes on as after `steps` steps. Throws `value_error` if it is negative.
   void set_steps(Index steps) {
     check_value(steps >= 0, "optimiser", "steps is ", steps, ", not at least 0");
-    steps_ = steps;
+    Tensor<AdamWScalars, 1> scalars{Shape<1>{1}};
+    scalars(0) = {.steps = steps};
+    upload(ctx_, scalars.view(), scalars_.view());
   }
 
  private:
+  template <class U>
+  static View<U, 2> row(View<U, 1> flat) {
+    return flat.reshaped(Shape<2>{1, flat.extent(0)});
+  }
+
+  void check_gradients(View<A const, 1> gradients) const {
+    check_shape("optimiser", "gradients", gradients, weights_.shape(), "weights");
+  }
+
+  AdamWScalars scalars() const {
+    if constexpr (on_host) {
+      return scalars_.view()(0);
+    } else {
+      auto const copy = download(ctx_, scalars_.view());
+      return copy(0);
+    }
+  }
+
   template <int Rank>
   Index offset_of(View<T, Rank> const& tensor) const {
     // As numbers: pointers into different arrays have no order.
@@ -214,12 +278,14 @@ class AdamW {
     return offset;
   }
 
+  Ctx ctx_;
   View<T, 1> weights_;
   std::vector<AdamWSegment> segments_;
   AdamWOptions options_;
+  TensorOn<Ctx, AdamWScalars, 1> scalars_;
+  TensorOn<Ctx, sum_squares_t<A>, 1> sum_;
   std::unique_ptr<Arena> memory_;
   View<A, 1> master_{}, first_{}, second_{};
-  Index steps_ = 0;
 };
 
 }  // namespace blackmamba

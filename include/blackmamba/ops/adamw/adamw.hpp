@@ -8,6 +8,7 @@
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/view.hpp>
+#include <blackmamba/ops/adamw/scalars.hpp>
 
 namespace blackmamba {
 
@@ -32,6 +33,9 @@ struct AdamWArgs {
   double beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
   double weight_decay = 0;
   double gradient_scale = 1;  ///< multiplies the gradient first: clipping, and the mean over accumulated passes
+  /// (1) optional, as `adamw_clip` leaves it: it says whether the step is made, and with which `step`, `learning_rate` and
+  /// `gradient_scale` (its own and the clip factor), instead of the three above.
+  View<AdamWScalars const, 1> scalars{};
 };
 
 namespace detail {
@@ -47,21 +51,37 @@ struct AdamWFactors {
   bool decays;
 
   template <class T>
-  explicit AdamWFactors(AdamWArgs<T> const& a)
-      : scale(a.gradient_scale),
+  explicit AdamWFactors(AdamWArgs<T> const& a) : AdamWFactors{a, a.step, a.learning_rate, a.gradient_scale} {}
+  template <class T>
+  BLACKMAMBA_HOST_DEVICE AdamWFactors(AdamWArgs<T> const& a, AdamWScalars const& s)
+      : AdamWFactors{a, s.steps, s.learning_rate, s.gradient_scale * s.clip_factor} {}
+
+  /// 1 - βᵗ without cancellation.
+  BLACKMAMBA_HOST_DEVICE static double unbiased(double beta, Index step) {
+    return -::expm1(static_cast<double>(step) * ::log(beta));
+  }
+
+ private:
+  template <class T>
+  BLACKMAMBA_HOST_DEVICE AdamWFactors(AdamWArgs<T> const& a, Index step, double learning_rate, double gradient_scale)
+      : scale(gradient_scale),
         beta1(a.beta1),
         rest1(1 - a.beta1),
         beta2(a.beta2),
         rest2(1 - a.beta2),
-        rate(a.learning_rate / unbiased(a.beta1, a.step)),
-        correction(1 / std::sqrt(unbiased(a.beta2, a.step))),
+        rate(learning_rate / unbiased(a.beta1, step)),
+        correction(1 / ::sqrt(unbiased(a.beta2, step))),
         epsilon(a.epsilon),
-        decay(a.learning_rate * a.weight_decay),
-        decays{a.learning_rate * a.weight_decay != 0} {}
-
-  /// 1 - βᵗ without cancellation.
-  static double unbiased(double beta, Index step) { return -std::expm1(static_cast<double>(step) * std::log(beta)); }
+        decay(learning_rate * a.weight_decay),
+        decays{learning_rate * a.weight_decay != 0} {}
 };
+
+/// Of a step on the host. \param applied  whether there is one
+template <class T>
+AdamWFactors<accumulator_t<T>> adamw_factors(AdamWArgs<T> const& a, bool& applied) {
+  applied = !a.scalars || a.scalars[0].applied;
+  return applied && a.scalars ? AdamWFactors<accumulator_t<T>>{a, a.scalars[0]} : AdamWFactors<accumulator_t<T>>{a};
+}
 
 struct adamw_fn {
   template <class Ctx, Scalar T>
@@ -80,6 +100,7 @@ struct adamw_fn {
                   ", the array at ", shape[0]);
       end = segment.offset + segment.elements;
     }
+    if (a.scalars) check_shape(op, "scalars", a.scalars, Shape<1>{1}, "one step");
     check_value(a.step >= 1, op, "step is ", a.step, ", not at least 1");
     check_value(a.beta1 >= 0 && a.beta1 < 1, op, "beta1 is ", a.beta1, ", not in [0, 1)");
     check_value(a.beta2 >= 0 && a.beta2 < 1, op, "beta2 is ", a.beta2, ", not in [0, 1)");
@@ -104,7 +125,8 @@ struct adamw_fn {
 /// no segment is neither read nor written. w = `master`, m = `first`, v = `second` and all arithmetic are accumulator_t<T>;
 /// `weights`, where given, gets w rounded to `T`, so steps far below half a unit in the last place of a bf16 weight still add up.
 /// Without narrow weights the masters are the weights. An element with g = m = v = 0 that does not decay keeps its bits. Same bits
-/// on any number of threads. No aliasing. Does not synchronise. Throws `shape_error` naming the argument that disagrees,
+/// on any number of threads. With `scalars` the numbers of the step come from the memory of the context when it is made, and
+/// nothing happens where they say so. No aliasing. Does not synchronise. Throws `shape_error` naming the argument that disagrees,
 /// `value_error` on a segment outside the array or not in order, and on a number outside its range. Source: Loshchilov & Hutter
 /// 2019, arXiv:1711.05101, algorithm 2; λ is scaled by η, as is usual since.
 inline constexpr detail::adamw_fn adamw{};

@@ -66,7 +66,9 @@ void adamw_on(Cpu const& ctx, AdamWArgs<T> const& a) {
                     (!a.weights || a.weights.contiguous()) && a.segments.contiguous();
   if (!fast) return adamw_on(static_cast<Reference const&>(ctx), a);
 
-  detail::AdamWFactors<accumulator_t<T>> const f{a};
+  bool applied;
+  auto const f = detail::adamw_factors(a, applied);
+  if (!applied) return;
   AdamWSegment const* const last = a.segments.data() + a.segments.extent(0);
   constexpr Index grain = Index{1} << 14;
   parallel_ranges(ctx.threads(), a.master.extent(0), grain, [&](Index begin, Index end) {

@@ -10,7 +10,9 @@ namespace blackmamba {
 template <Scalar T>
 void adamw_on(Reference const&, AdamWArgs<T> const& a) {
   using A = accumulator_t<T>;
-  detail::AdamWFactors<A> const f{a};
+  bool applied;
+  auto const f = detail::adamw_factors(a, applied);
+  if (!applied) return;
   for (Index s = 0; s < a.segments.extent(0); ++s) {
     AdamWSegment const& segment = a.segments(s);
     for (Index i = segment.offset; i < segment.offset + segment.elements; ++i) {

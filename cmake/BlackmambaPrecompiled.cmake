@@ -12,7 +12,7 @@ function(blackmamba_add_precompiled include)
     if(NOT headers)
       continue()
     endif()
-    list(TRANSFORM headers REPLACE "^(.*)$" "#include <\\1>\n")
+    list(TRANSFORM headers REPLACE "^(.+)$" "#include <\\1>\n")
     list(JOIN headers "" headers)
     set(source "${CMAKE_CURRENT_BINARY_DIR}/precompiled/${op}.cu")
     file(CONFIGURE OUTPUT "${source}" CONTENT "// Made by CMake.

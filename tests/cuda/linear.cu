@@ -22,9 +22,9 @@ void expect_right(verify::Report const& report) {
 
 /// Few rows and few outputs, aligned to 16 bytes, to 8 and to nothing; tiles of every kernel, more and less by one.
 std::vector<LinearSize> sizes() {
-  std::vector<LinearSize> out{{1, 5, 0},          {300, 7, 0, false},   {300, 8, 1152, false}, {1031, 16, 72},
-                              {77, 3, 40, false}, {65, 130, 72},        {129, 257, 64},        {200, 96, 100},
-                              {70, 33, 31},       {513, 17, 24, false}, {64, 64, 64},          {16, 4608, 8, false}};
+  std::vector<LinearSize> out{{1, 5, 0},     {300, 7, 0, false},   {300, 8, 1152, false}, {1031, 16, 72},  {77, 3, 40, false},
+                              {65, 130, 72}, {129, 257, 64},       {200, 96, 100},        {70, 33, 31},    {513, 17, 24, false},
+                              {64, 64, 64},  {16, 4608, 8, false}, {600, 300, 124},       {600, 299, 123}, {300, 444, 250, false}};
   for (Index M : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64})
     for (Index K : {8, 72, 92, 1152}) out.push_back({M, M == 1 ? 104 : 67, K, M % 2 == 1});
   return out;
@@ -98,7 +98,9 @@ GPU_TEST_TEMPLATE("linear_backward on a GPU: every shape and choice of gradients
                                                         {64, 128, 96, true, true, true, true},
                                                         {300, 31, 33},
                                                         {5000, 9, 7},
-                                                        {16, 260, 64}}));
+                                                        {16, 260, 64},
+                                                        {1500, 124, 92},
+                                                        {1500, 123, 91}}));
 }
 
 GPU_TEST_TEMPLATE("linear and linear_backward on a GPU: any strides agree with the double reference", T, float, Half, bf16) {
@@ -112,7 +114,7 @@ GPU_TEST_TEMPLATE("linear and linear_backward on a GPU: any strides agree with t
           linear(ctx, a);
           spread.back();
         },
-        {}, {{1, 24, 64}, {9, 40, 16}, {65, 72, 80}, {130, 8, 32}, {100, 30, 17}}, ctx));
+        {}, {{1, 24, 64}, {9, 40, 16}, {65, 72, 80}, {130, 8, 32}, {100, 30, 17}, {600, 300, 124}}, ctx));
     expect_right(verify::check_with<LinearBackwardProblem, T>(
         [&](LinearBackwardArgs<T> a) {
           Spread spread{ctx, gap, step};
@@ -121,7 +123,7 @@ GPU_TEST_TEMPLATE("linear and linear_backward on a GPU: any strides agree with t
           linear_backward(ctx, a);
           spread.back();
         },
-        {}, {{65, 72, 80}, {130, 8, 32}, {100, 30, 17}}, ctx));
+        {}, {{65, 72, 80}, {130, 8, 32}, {100, 30, 17}, {600, 300, 124}}, ctx));
   }
 }
 

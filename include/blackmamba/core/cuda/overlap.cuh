@@ -32,11 +32,11 @@ __device__ inline void prefetch_to_l2([[maybe_unused]] void const* from, [[maybe
 }
 
 /// The block's place in its cluster.
-__device__ inline int cluster_rank() {
+__device__ inline unsigned cluster_rank() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   std::uint32_t rank;
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
+  return rank;
 #else
   return 0;
 #endif
@@ -48,7 +48,7 @@ __device__ inline void synchronize_cluster() {
 #endif
 }
 /// What another block of the cluster has at an address of this block's shared memory.
-__device__ inline float load_shared_of([[maybe_unused]] int rank, float const* p) {
+__device__ inline float load_shared_of([[maybe_unused]] unsigned rank, float const* p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   float x;
   std::uint32_t address = static_cast<std::uint32_t>(__cvta_generic_to_shared(p));

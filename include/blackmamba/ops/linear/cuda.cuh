@@ -26,24 +26,24 @@ template <int Words, class T>
 void stream_words(Cuda const& ctx, Streamed<T> const& p) {
   Index const rows = p.big_rows;
   auto const blocks = [&](int each) { return ceil_div(rows, Index{each}); };
-  auto const cluster = [&](int each) {
+  auto const cluster_log2 = [&](int each) {
     Index const wanted = 2 * ctx.multiprocessors() / (3 * blocks(each));
-    return wanted >= 8 ? 8 : wanted >= 4 ? 4 : wanted >= 2 ? 2 : 1;
+    return wanted >= 8 ? 3 : wanted >= 4 ? 2 : wanted >= 2 ? 1 : 0;
   };
   if constexpr (std::is_same_v<T, float>) {
     if (p.small_rows == 1)
-      launch_stream<StreamLayout<1, 1, 8, 1, 4, Words>>(ctx, p, cluster(8));
+      launch_stream<StreamLayout<1, 1, 8, 1, 4, Words>>(ctx, p, cluster_log2(8));
     else
-      launch_stream<StreamLayout<8, 2, 8, 1, 1, Words>>(ctx, p, cluster(16));
+      launch_stream<StreamLayout<8, 2, 8, 1, 1, Words>>(ctx, p, cluster_log2(16));
   } else {
     if (p.small_rows <= 8)
-      launch_stream<StreamLayout<1, 1, 8, 1, 5, Words>>(ctx, p, cluster(8));
+      launch_stream<StreamLayout<1, 1, 8, 1, 5, Words>>(ctx, p, cluster_log2(8));
     else if (p.small_rows <= 16)
-      launch_stream<StreamLayout<2, 2, 8, 1, 2, Words>>(ctx, p, cluster(16));
+      launch_stream<StreamLayout<2, 2, 8, 1, 2, Words>>(ctx, p, cluster_log2(16));
     else if (p.small_rows <= 32)
-      launch_stream<StreamLayout<4, 4, 4, 1, 1, Words>>(ctx, p, cluster(32));
+      launch_stream<StreamLayout<4, 4, 4, 1, 1, Words>>(ctx, p, cluster_log2(32));
     else
-      launch_stream<StreamLayout<8, 4, 4, 2, 1, Words>>(ctx, p, cluster(64));
+      launch_stream<StreamLayout<8, 4, 4, 2, 1, Words>>(ctx, p, cluster_log2(64));
   }
 }
 
@@ -54,9 +54,9 @@ bool stream_linear(Cuda const& ctx, LinearArgs<T> const& a) {
     return false;
   } else {
     constexpr Index few_outputs = std::is_same_v<T, float> ? 8 : 16;
-    Index const M = a.x.extent(0), N = a.weight.extent(0), K = a.x.extent(1), most_depth = Index{1} << 30;
+    Index const M = a.x.extent(0), N = a.weight.extent(0), K = a.x.extent(1), most_depth = Index{1} << 22;
     bool const few_rows = M <= most_streamed<T> && M <= N, few_columns = N <= few_outputs && N < M;
-    if (!(few_rows || few_columns) || std::max(M, N) > Index{1} << 31 || K > most_depth) return false;
+    if (!(few_rows || few_columns) || std::max(M, N) > Index{1} << 30 || K > most_depth) return false;
     Index const aligned = rows_align(a.x, 16) && rows_align(a.weight, 16) ? 16
                           : rows_align(a.x, 8) && rows_align(a.weight, 8) ? 8
                                                                           : 0;

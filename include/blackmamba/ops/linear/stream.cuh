@@ -65,7 +65,7 @@ struct StreamTile {
   float sums[pairs][Rows][4] = {};
 
   /// The row of small that a lane reads i-th.
-  static __device__ int small_row(int i, int lane) { return 8 * i + lane / 4; }
+  static __device__ unsigned small_row(unsigned i, unsigned lane) { return 8 * i + lane / 4; }
 
   __device__ void add(std::uint32_t const (&big)[Rows][Words], std::uint32_t const (&small)[Eights][Words]) {
 #pragma unroll
@@ -80,7 +80,7 @@ struct StreamTile {
   }
 
   /// To shared memory, (small_rows, ≥ 8 · Rows).
-  __device__ void store(float* to, int pitch, int lane) {
+  __device__ void store(float* to, unsigned pitch, unsigned lane) {
 #pragma unroll
     for (int i = 0; i < pairs; ++i)
 #pragma unroll
@@ -98,7 +98,7 @@ struct StreamTile<float, Eights, Rows, Words> {
   static constexpr int small_rows = Eights, small_reads = Eights;
   float sums[Eights][Rows] = {};
 
-  static __device__ int small_row(int i, int) { return i; }
+  static __device__ unsigned small_row(unsigned i, unsigned) { return i; }
 
   __device__ void add(std::uint32_t const (&big)[Rows][Words], std::uint32_t const (&small)[Eights][Words]) {
 #pragma unroll
@@ -109,7 +109,7 @@ struct StreamTile<float, Eights, Rows, Words> {
         for (int r = 0; r < Rows; ++r) sums[i][r] = fmaf(__uint_as_float(big[r][w]), __uint_as_float(small[i][w]), sums[i][r]);
   }
 
-  __device__ void store(float* to, int pitch, int lane) {
+  __device__ void store(float* to, unsigned pitch, unsigned lane) {
 #pragma unroll
     for (int i = 0; i < Eights; ++i)
 #pragma unroll
@@ -124,33 +124,34 @@ struct StreamTile<float, Eights, Rows, Words> {
 
 /// How a block is laid out: `Depth` warps along the depth times `Wide` along the rows of big; a lane has `Ahead` reads of each of
 /// its rows under way. `Eights` as StreamTile has it.
-template <int Eights_, int Rows_, int Depth_, int Wide_, int Ahead_, int Words_ = 4>
+template <int Eights_, int Rows_, int Depth_, int Wide_, int Ahead_, int Words_ = 4, int Blocks_ = 1>
 struct StreamLayout {
-  static constexpr int Eights = Eights_, Rows = Rows_, Depth = Depth_, Wide = Wide_, Ahead = Ahead_, Words = Words_;
+  static constexpr int Eights = Eights_, Rows = Rows_, Depth = Depth_, Wide = Wide_, Ahead = Ahead_, Words = Words_,
+                       Blocks = Blocks_;
   static constexpr int threads = 32 * Depth * Wide, columns = 8 * Rows * Wide;
   static constexpr int pitch = columns + (columns % 32 == 0 ? 8 : 0);
 };
 
-/// Blocks (tiles of rows of big by ranks in the cluster).
+/// Blocks (tiles of rows of big by ranks in the cluster of 2^cluster_log2).
 template <class T, class L>
-__global__ void __launch_bounds__(L::threads) stream_kernel(__grid_constant__ Streamed<T> const p, int cluster) {
+__global__ void __launch_bounds__(L::threads, L::Blocks)
+    stream_kernel(__grid_constant__ Streamed<T> const p, unsigned cluster_log2) {
   using Tile = StreamTile<T, L::Eights, L::Rows, L::Words>;
-  constexpr int chunk = 16 * L::Words / static_cast<int>(sizeof(T));  // elements of a row that four lanes read at once
-  constexpr int one = chunk / 4;
+  constexpr unsigned chunk = 16 * L::Words / sizeof(T);  // elements of a row that four lanes read at once
+  constexpr unsigned one = chunk / 4;
   extern __shared__ __align__(16) float parts[];  // (Depth, small_rows, pitch)
   let_next_start();
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
-  int const warp_depth = warp % L::Depth, rank = cluster > 1 ? cluster_rank() : 0;
-  Index const begin = Index{blockIdx.x} / cluster * L::columns;
-  int const chunks = static_cast<int>((p.depth + chunk - 1) / chunk), pieces = cluster * L::Depth;
-  auto const piece_begin = [&](int piece) { return static_cast<int>(Index{chunks} * piece / pieces); };
+  unsigned const thread = threadIdx.x, lane = thread % 32, warp = thread / 32, cluster = 1u << cluster_log2;
+  unsigned const warp_depth = warp % L::Depth, rank = cluster > 1 ? cluster_rank() : 0;
+  Index const begin = Index{blockIdx.x >> cluster_log2} * L::columns;
+  unsigned const chunks = (static_cast<unsigned>(p.depth) + chunk - 1) / chunk;
+  auto const piece_begin = [&](unsigned piece) { return chunks * piece / L::Depth >> cluster_log2; };
 
   if (p.prefetch) {
-    Index const from = Index{piece_begin(rank * L::Depth)} * chunk,
-                to = min(p.depth, Index{piece_begin((rank + 1) * L::Depth)} * chunk);
-    for (int i = static_cast<int>(threadIdx.x); i < L::columns; i += L::threads)
-      if (begin + i < p.big_rows && from < to)
-        prefetch_to_l2(p.big + (begin + i) * p.big_stride + from, static_cast<std::uint32_t>((to - from) * sizeof(T)));
+    unsigned const from = piece_begin(rank * L::Depth) * chunk;
+    unsigned const to = min(static_cast<unsigned>(p.depth), piece_begin((rank + 1) * L::Depth) * chunk);
+    if (thread < L::columns && begin + thread < p.big_rows && from < to)
+      prefetch_to_l2(p.big + (begin + thread) * p.big_stride + from, (to - from) * static_cast<unsigned>(sizeof(T)));
   }
 
   // Rows beyond the last are read again from the last: their sums go nowhere.
@@ -164,14 +165,15 @@ __global__ void __launch_bounds__(L::threads) stream_kernel(__grid_constant__ St
     small[i] = p.small + min(Index{Tile::small_row(i, lane)}, p.small_rows - 1) * p.small_stride + lane % 4 * one;
 
   Tile tile;
-  int const last = piece_begin(rank * L::Depth + warp_depth + 1);
+  unsigned const last = piece_begin(rank * L::Depth + warp_depth + 1);
   await_kernels_before();
-  for (int first = piece_begin(rank * L::Depth + warp_depth); first < last; first += L::Ahead) {
+#pragma unroll 1
+  for (unsigned first = piece_begin(rank * L::Depth + warp_depth); first < last; first += L::Ahead) {
     std::uint32_t of_big[L::Ahead][L::Rows][L::Words], of_small[L::Ahead][Tile::small_reads][L::Words];
 #pragma unroll
     for (int u = 0; u < L::Ahead; ++u) {
-      Index const k = Index{first + u} * chunk;
-      bool const there = first + u < last && k + lane % 4 * one < p.depth;
+      unsigned const k = (first + u) * chunk;
+      bool const there = first + u < last && k + lane % 4 * one < static_cast<unsigned>(p.depth);
 #pragma unroll
       for (int r = 0; r < L::Rows; ++r) load_words(of_big[u][r], big[r] + k, there);
 #pragma unroll
@@ -184,47 +186,50 @@ __global__ void __launch_bounds__(L::threads) stream_kernel(__grid_constant__ St
   constexpr int size = Tile::small_rows * L::pitch;
   tile.store(parts + warp_depth * size + warp / L::Depth * L::Rows * 8, L::pitch, lane);
   __syncthreads();
-  int const rows = static_cast<int>(min(p.small_rows, Index{Tile::small_rows}));
-  auto const each_output = [&](int from, int step, auto const& body) {
+  unsigned const rows = static_cast<unsigned>(min(p.small_rows, Index{Tile::small_rows}));
+  auto const each_output = [&](unsigned from, unsigned step, auto const& body) {
     bool const along_small = p.out_small_stride == 1;
-    for (int n = from; n < rows * L::columns; n += step) {
-      int const i = along_small ? n % rows : n / L::columns, j = along_small ? n / rows : n % L::columns;
-      body(i, begin + j, parts + i * L::pitch + j);
+#pragma unroll 1
+    for (unsigned n = from; n < rows * L::columns; n += step) {
+      unsigned const i = along_small ? n % rows : n / L::columns, j = along_small ? n / rows : n % L::columns;
+      body(i, begin + j, i * L::pitch + j);
     }
   };
-  auto const write = [&](int i, Index j, float sum) {
+  auto const write = [&](unsigned i, Index j, float sum) {
     if (j >= p.big_rows) return;
     if (p.bias) sum += device_widen(p.bias[i * p.bias_small_stride + j * p.bias_big_stride]);
     p.out[i * p.out_small_stride + j * p.out_big_stride] = device_round<T>(sum);
   };
-  auto const sum_of_warps = [](float const* part) {
-    float sum = part[0];
+  auto const sum_of_warps = [&](unsigned at) {
+    float sum = parts[at];
 #pragma unroll
-    for (int d = 1; d < L::Depth; ++d) sum += part[d * size];
+    for (int d = 1; d < L::Depth; ++d) sum += parts[at + d * size];
     return sum;
   };
   if (cluster == 1) {
-    each_output(static_cast<int>(threadIdx.x), L::threads, [&](int i, Index j, float* part) { write(i, j, sum_of_warps(part)); });
+    each_output(thread, L::threads, [&](unsigned i, Index j, unsigned at) { write(i, j, sum_of_warps(at)); });
   } else {
-    each_output(static_cast<int>(threadIdx.x), L::threads, [&](int, Index, float* part) { *part = sum_of_warps(part); });
+    each_output(thread, L::threads, [&](unsigned, Index, unsigned at) { parts[at] = sum_of_warps(at); });
     synchronize_cluster();
-    each_output(rank * L::threads + static_cast<int>(threadIdx.x), cluster * L::threads, [&](int i, Index j, float* part) {
+    each_output(rank * L::threads + thread, cluster * L::threads, [&](unsigned i, Index j, unsigned at) {
       float sum = 0;
-      for (int c = 0; c < cluster; ++c) sum += load_shared_of(c, part);
+#pragma unroll 4
+      for (unsigned c = 0; c < cluster; ++c) sum += load_shared_of(c, parts + at);
       write(i, j, sum);
     });
     synchronize_cluster();  // before a block's shared memory goes
   }
 }
 
-/// In clusters of `cluster` blocks, where the device has them.
+/// In clusters of 2^cluster_log2 blocks, where the device has them.
 template <class L, class T>
-void launch_stream(Cuda const& ctx, Streamed<T> const& p, int cluster) {
+void launch_stream(Cuda const& ctx, Streamed<T> const& p, int cluster_log2) {
   auto* const kernel = &stream_kernel<T, L>;
   constexpr std::size_t shared = sizeof(float) * L::Depth * StreamTile<T, L::Eights, L::Rows, L::Words>::small_rows * L::pitch;
-  if (!can_overlap(ctx, kernel, shared)) cluster = 1;
-  launch_overlapping(ctx, "stream_kernel", kernel, static_cast<unsigned>(ceil_div(p.big_rows, Index{L::columns}) * cluster),
-                     L::threads, shared, static_cast<unsigned>(cluster), p, cluster);
+  if (!can_overlap(ctx, kernel, shared)) cluster_log2 = 0;
+  auto const blocks = static_cast<unsigned>(ceil_div(p.big_rows, Index{L::columns})) << cluster_log2;
+  launch_overlapping(ctx, "stream_kernel", kernel, blocks, L::threads, shared, 1u << cluster_log2, p,
+                     static_cast<unsigned>(cluster_log2));
 }
 
 }  // namespace blackmamba::detail

@@ -1,5 +1,7 @@
 #include <blackmamba/ops/sample/sample.hpp>
 
+#include <blackmamba/ops/sample/advance.hpp>
+
 #include <algorithm>
 #include <limits>
 #include <numeric>
@@ -125,28 +127,49 @@ TEST_CASE("sample: top-p draws from the shortest head whose probability reaches 
 }
 
 TEST_CASE("sample: the nucleus of a long row is the head of its sorted weights") {
-  // Multiples of 1/1024, so that every sum is exact in any order, many of them equal, and the largest is 1.
+  // Whole numbers, many of them equal, under scores in the same order.
   std::size_t const V = 3000;
-  std::vector<double> weights(V);
+  std::vector<detail::Weight> weights(V);
+  std::vector<double> scores(V);
   std::vector<long double> exact(V);
   for (std::size_t t = 0; t < V; ++t) {
     Index const draw = Random{8}.below(t, 1024);
-    weights[t] = static_cast<double>(t == 77 ? 1024 : t % 3 ? 1 + draw % 16 : draw) / 1024;
-    exact[t] = weights[t];
+    weights[t] = static_cast<detail::Weight>(t == 77 ? 1024 : t % 3 ? 1 + draw % 16 : 1 + draw);
+    exact[t] = static_cast<long double>(weights[t]), scores[t] = std::log(static_cast<double>(weights[t]));
   }
-  double const total = std::accumulate(weights.begin(), weights.end(), 0.0);
+  detail::Weight const total = std::accumulate(weights.begin(), weights.end(), detail::Weight{0});
   std::vector<int> order(V);
   for (double p : {0x1p-20, 0x1p-6, 0.25, 0.5, 0.875, 1 - 0x1p-6, 1 - 0x1p-12, 1.0}) {
     INFO("p ", p);
     auto expected = weights;
-    double reached = 0;
+    detail::Weight reached = 0;
     for (auto t : ranked(exact)) {
-      if (reached >= p * total) expected[t] = 0;
+      if (static_cast<double>(reached) >= p * static_cast<double>(total)) expected[t] = 0;
       reached += weights[t];
     }
     auto got = weights;
-    detail::keep_nucleus(got, p, order);
+    detail::keep_nucleus(scores, scores[77], 1, p, got, order);
     CHECK(got == expected);
+  }
+}
+
+TEST_CASE("sample: scores from the last bucket on have no weight, and buckets fall with the scores") {
+  CHECK(detail::weight_bits(50304) == 46);
+  CHECK(detail::weight_bits((Index{1} << 31) - 1) == 31);
+  double const scale = detail::weight_scale(1000);
+  for (double temperature : {0.1, 1.0, 7.0}) {
+    CHECK(detail::weight_of(3, 3, temperature, scale) == detail::Weight{1} << 46);
+    CHECK(detail::weight_bucket(3, 3, temperature) == 0);
+    CHECK(detail::weight_bucket(-HUGE_VAL, 3, temperature) == detail::weight_buckets - 1);
+    int before = 0;
+    for (int i = 0; i < 4000; ++i) {
+      double const score = 3 - i * temperature / 100;
+      int const bucket = detail::weight_bucket(score, 3, temperature);
+      CHECK(bucket >= before);
+      before = bucket;
+      if (bucket == detail::weight_buckets - 1) CHECK(detail::weight_of(score, 3, temperature, scale) == 0);
+    }
+    CHECK(before == detail::weight_buckets - 1);
   }
 }
 
@@ -421,10 +444,9 @@ TEST_CASE("sample: wrong history, draws and shapes are refused with their values
   Tensor<Index, 1> draws{Shape{Index{2}}};
   SampleArgs<float> args{.logits = logits, .history = history, .tokens = tokens};
   history(1, 2) = 4;
-  CHECK_THROWS_WITH_AS(sample(Reference{}, args), "sample: history(1, 2) is 4, and tokens are 0 to 3, or -1 for padding",
-                       value_error);
-  history(1, 2) = -2;
-  CHECK_THROWS_WITH_AS(sample(Cpu{2}, args), "sample: history(1, 2) is -2, and tokens are 0 to 3, or -1 for padding", value_error);
+  for (int threads : {1, 2})
+    CHECK_THROWS_WITH_AS(sample(Cpu{threads}, args),
+                         "sample: history(1, 2) is 4, and tokens are 0 to 3, or negative where there is none", value_error);
   history(1, 2) = -1;
   draws(1) = -5;
   args.draws = draws;
@@ -437,6 +459,53 @@ TEST_CASE("sample: wrong history, draws and shapes are refused with their values
   args.tokens = too_many;
   CHECK_THROWS_WITH_AS(sample(Reference{}, args), "sample: tokens has shape (3,), logits asks for (2,): extent 0 is 3, not 2",
                        shape_error);
+}
+
+TEST_CASE_TEMPLATE("sample: history entries below 0 are not there yet, wherever they stand", Ctx, Reference, Cpu) {
+  Index const B = 5, V = 40;
+  auto const logits = test::random_tensor<float>(Shape{B, V}, 1);
+  Tensor<Token, 2> held{Shape{B, Index{3}}}, wide{Shape{B, Index{64}}};
+  for (Token& t : wide) t = -7;
+  for (Index b = 0; b < B; ++b)
+    for (Index i = 0; i < 3; ++i) wide(b, 20 * i) = held(b, i) = static_cast<Token>((7 * b + 11 * i) % V);
+  Tensor<Token, 1> expected{Shape{B}}, got{Shape{B}};
+  SampleArgs<float> args{.logits = logits, .options = {.repetition_penalty = 3}, .history = held, .tokens = expected};
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    args.random = Random{seed};
+    args.history = held, args.tokens = expected;
+    sample(Ctx{}, args);
+    args.history = wide, args.tokens = got;
+    sample(Ctx{}, args);
+    CHECK(std::equal(got.begin(), got.end(), expected.begin()));
+  }
+}
+
+TEST_CASE_TEMPLATE("advance_sampling: tokens go to the history's next column, and every row to a draw that no row has had", Ctx,
+                   Reference, Cpu) {
+  Index const B = 3, capacity = 4;
+  Tensor<Token, 2> history{Shape{B, capacity}};
+  for (Token& t : history) t = -1;
+  Tensor<Token, 1> tokens{Shape{B}};
+  Tensor<Index, 1> column{Shape<1>{1}}, draws{Shape{B}};
+  for (Index b = 0; b < B; ++b) draws(b) = b;
+  column(0) = 1;
+  AdvanceSamplingArgs const args{.tokens = tokens, .history = history, .column = column, .draws = draws};
+  for (Index step = 1; step < capacity; ++step) {
+    for (Index b = 0; b < B; ++b) tokens(b) = static_cast<Token>(10 * step + b);
+    advance_sampling(Ctx{}, args);
+    CHECK(column(0) == step + 1);
+    for (Index b = 0; b < B; ++b) {
+      CHECK(draws(b) == step * B + b);
+      for (Index i = 0; i < capacity; ++i) CHECK(history(b, i) == (i >= 1 && i <= step ? 10 * i + b : -1));
+    }
+  }
+  CHECK_THROWS_WITH_AS(advance_sampling(Ctx{}, args), "advance_sampling: column 4 is outside the history, which has 4",
+                       value_error);
+  CHECK(column(0) == 4);
+  CHECK(draws(0) == 9);
+  advance_sampling(Ctx{}, AdvanceSamplingArgs{.tokens = tokens, .draws = draws});
+  CHECK(draws(0) == 12);
+  CHECK_THROWS_AS(advance_sampling(Ctx{}, AdvanceSamplingArgs{.tokens = tokens, .history = history}), shape_error);
 }
 
 TEST_CASE("sample: long double and dual logits give the tokens of their values") {

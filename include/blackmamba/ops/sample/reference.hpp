@@ -26,19 +26,19 @@ bool read_scores(SampleArgs<T> const& a, Index b, std::span<double> scores) {
   return legal;
 }
 
-/// The token of row `b`, or -1 if its logits do not define one. `scores` and `order` hold V elements of scratch each.
+/// The token of row `b`, or -1 if its logits do not define one. `scores`, `weights` and `order` hold V elements of scratch each.
 template <Scalar T>
-Token sample_row(SampleArgs<T> const& a, Index b, std::span<double> scores, std::span<int> order) {
+Token sample_row(SampleArgs<T> const& a, Index b, std::span<double> scores, std::span<Weight> weights, std::span<int> order) {
   SampleOptions const& o = a.options;
   if (!read_scores(a, b, scores)) return -1;
   Token const best = largest(scores);
   if (best < 0 || o.temperature == 0) return best;
   double const max = scores[static_cast<std::size_t>(best)];
   keep_top_k(scores, o.top_k, order);
-  to_weights(scores, max, o.temperature);
-  keep_nucleus(scores, o.top_p, order);
-  keep_likely(scores, o.min_p);
-  return draw(scores, a.random.uniform(static_cast<std::uint64_t>(a.draws ? a.draws[b] : b)));
+  to_weights(scores, max, o.temperature, weights);
+  keep_nucleus(scores, max, o.temperature, o.top_p, weights, order);
+  keep_likely(weights, o.min_p);
+  return draw(weights, a.random.uniform(static_cast<std::uint64_t>(a.draws ? a.draws[b] : b)));
 }
 
 /// Throws for the first argument whose value is outside what `sample` takes, logits excepted.
@@ -51,8 +51,8 @@ void check_sample_values(SampleArgs<T> const& a) {
   if (a.history)
     for (Index b = 0; b < a.history.extent(0); ++b)
       for (Index i = 0; i < a.history.extent(1); ++i)
-        check_value(a.history(b, i) >= -1 && a.history(b, i) < V, "sample", "history(", b, ", ", i, ") is ", a.history(b, i),
-                    ", and tokens are 0 to ", V - 1, ", or -1 for padding");
+        check_value(a.history(b, i) < V, "sample", "history(", b, ", ", i, ") is ", a.history(b, i), ", and tokens are 0 to ",
+                    V - 1, ", or negative where there is none");
 }
 
 /// Throws what is wrong with the logits of row `b`, which gave no token.
@@ -73,10 +73,12 @@ void sample_rows(int threads, Arena& scratch, SampleArgs<T> const& a) {
   Index const lanes = std::min(static_cast<Index>(threads), B);  // rows that are worked on at once, each in its own scratch
   auto const scope = scratch.scope();
   auto const scores = scratch.take<double>(Shape{lanes, V});
+  auto const weights = scratch.take<Weight>(Shape{lanes, V});
   auto const order = scratch.take<int>(Shape{lanes, V});
   parallel_for(threads, lanes, [&](Index lane) {
     auto const size = static_cast<std::size_t>(V);
-    for (Index b = lane; b < B; b += lanes) a.tokens[b] = sample_row(a, b, {scores[lane].data(), size}, {order[lane].data(), size});
+    for (Index b = lane; b < B; b += lanes)
+      a.tokens[b] = sample_row(a, b, {scores[lane].data(), size}, {weights[lane].data(), size}, {order[lane].data(), size});
   });
   for (Index b = 0; b < B; ++b)
     if (a.tokens[b] < 0) refuse_logits(a, b);

@@ -6,7 +6,8 @@
 #include <blackmamba/core/math.hpp>
 
 #if defined(__CUDACC__)
-// Instantiated for a scalar of the host alone they call functions of the host.
+// A rule for a scalar of the host alone, long double or a dual number, is instantiated for the host alone and calls its functions.
+#pragma nv_diag_suppress 20208
 #define BLACKMAMBA_ANY_SCALAR _Pragma("nv_exec_check_disable")
 #else
 #define BLACKMAMBA_ANY_SCALAR

@@ -137,3 +137,45 @@ TEST_CASE("router_z_loss: the square of the logarithm of E where all logits are 
   CHECK(router_z_loss(Reference{}, RouterZLossArgs<double>{.logits = logits}) ==
         doctest::Approx(z * z).epsilon(8 * scalar_traits<double>::unit_roundoff));
 }
+
+TEST_CASE(
+    "router losses: a coefficient is of the loss and the gradient, scale of the gradient, and a loss is added where it lies") {
+  auto const logits = test::random_tensor<double>(Shape<2>{9, 4}, 1);
+  auto const experts = largest(logits);
+  auto const check = [&](auto const& run) {
+    Tensor<double, 2> plain{logits.shape()}, scaled{logits.shape()};
+    Tensor<double, 1> total{Shape<1>{1}};
+    total(0) = 5;
+    double const value = run(1.0, 1.0, View<double, 1>{}, plain), returned = run(0.5, 3.0, View<double, 1>{total}, scaled);
+    CHECK(returned == value);
+    CHECK(total(0) == doctest::Approx(5 + 0.5 * value).epsilon(1e-14));
+    for (Index i = 0; i < plain.size(); ++i) CHECK(scaled.data()[i] == doctest::Approx(1.5 * plain.data()[i]).epsilon(1e-14));
+    Tensor<double, 1> two{Shape<1>{2}};
+    CHECK_THROWS_AS(run(1.0, 1.0, View<double, 1>{two}, plain), shape_error);
+  };
+  check([&](double coefficient, double scale, View<double, 1> loss, View<double, 2> d_logits) {
+    return balance_loss(
+        Cpu{2},
+        BalanceLossArgs<double>{
+            .logits = logits, .experts = experts, .coefficient = coefficient, .scale = scale, .loss = loss, .d_logits = d_logits});
+  });
+  check([&](double coefficient, double scale, View<double, 1> loss, View<double, 2> d_logits) {
+    return router_z_loss(
+        Cpu{2},
+        RouterZLossArgs<double>{.logits = logits, .coefficient = coefficient, .scale = scale, .loss = loss, .d_logits = d_logits});
+  });
+  // Half of it by its logarithm.
+  Tensor<double, 1> log_half{Shape<1>{1}};
+  log_half(0) = std::log(0.5);
+  check([&](double coefficient, double scale, View<double, 1> loss, View<double, 2> d_logits) {
+    bool const half = coefficient == 0.5;
+    return sparsity_loss(
+        Cpu{2}, SparsityLossArgs<double>{.logits = logits,
+                                         .k = 2,
+                                         .coefficient = half ? 1 : coefficient,
+                                         .log_coefficient = half ? View<double const, 1>{log_half} : View<double const, 1>{},
+                                         .scale = scale,
+                                         .loss = loss,
+                                         .d_logits = d_logits});
+  });
+}

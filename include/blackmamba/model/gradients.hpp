@@ -61,8 +61,8 @@ class Gradients {
   View<A, 1> flat() const { return gradients_.flat(); }
   typename Net::template Params<A> const& params() const { return gradients_.params(); }
 
-  /// Runs a reader over the gradients, which have the parameters' names (see layers/walk.hpp), and `then` while the views that it got
-  /// are valid: on a device, views of a copy on the host.
+  /// Runs a reader over the gradients, which have the parameters' names (see layers/walk.hpp), and `then` while the views that it
+  /// got are valid: on a device, views of a copy on the host.
   template <class Reader, class Then>
   void inspect(Reader& reader, Then&& then) {
     gradients_.inspect(model_->dims(), reader, then);
@@ -107,6 +107,12 @@ class Gradients {
   }
   void queue(View<Token const, 2> tokens, View<Token const, 2> targets, GradientOptions const& options = {}) {
     queue(tokens, targets, options, [] {});
+  }
+
+  /// Makes the gradient not finite where the loss or what the routers add is not, so that no optimiser follows it: without a wait.
+  void spoil_unless_finite() {
+    auto const first = flat().slice(0, 0, std::min(Index{2}, flat().size()));
+    accumulate(model_->ctx(), AccumulateArgs<A>{.x = sums_.view().slice(0, 0, first.size()), .scale = 0, .y = first});
   }
 
   /// What the passes queued since `begin_step` come to. Waits for them, and throws what they found wrong.

@@ -77,20 +77,21 @@ class Trainer {
  public:
   using A = accumulator_t<T>;
   using Model = blackmamba::Model<Net, T, Ctx>;
+  static constexpr bool host_memory = std::derived_from<Ctx, Reference>;
 
   /// Starts from the model's weights as they are. Throws `value_error` on options that make no sense.
   Trainer(Model& model, TrainerOptions const& options)
       : model_{&model},
         options_{options},
         gradients_{model, options.keep},
-        optimiser_{model.flat(), parameter_segments(model), options.adamw} {
+        optimiser_{model.ctx(), model.flat(), parameter_segments(model), options.adamw} {
     check_value(options.passes >= 1, "trainer", "passes is ", options.passes, ", not at least 1");
     check_schedule(options.schedule);
   }
 
   TrainerOptions const& options() const { return options_; }
   Model& model() { return *model_; }
-  AdamW<T>& optimiser() { return optimiser_; }
+  AdamW<T, Ctx>& optimiser() { return optimiser_; }
   Index steps() const { return optimiser_.steps(); }
 
   /// Runs a pass of a batch's size without learning from it, to see what memory steps take.
@@ -141,11 +142,18 @@ class Trainer {
     }
     check_value(report.targets > 0, "trainer", "step ", number, ": the batch has no target to learn from");
     auto const targets = static_cast<double>(report.targets);
+    auto const& ctx = model_->ctx();
+    if constexpr (!host_memory) {  // a step that must not be leaves the weights alone; what it came to is read when all of it is
+                                   // queued
+      gradients_.spoil_unless_finite();
+      optimiser_.step(ctx, gradients_.flat(), report.learning_rate, 1 / targets);
+    }
     auto const said = named(number, [&] { return gradients_.report(); });
     report.loss = static_cast<double>(said.loss_sum) / targets, report.auxiliary = said.auxiliary / targets;
     check_value(std::isfinite(report.loss) && std::isfinite(report.auxiliary), "trainer", "step ", number, ": the loss is ",
                 report.loss, ", and what the routers add ", report.auxiliary);
-    auto const result = optimiser_.step(model_->ctx(), gradients_.flat(), report.learning_rate, 1 / targets);
+    if constexpr (host_memory) optimiser_.step(ctx, gradients_.flat(), report.learning_rate, 1 / targets);
+    auto const result = optimiser_.report();
     report.gradient_norm = result.gradient_norm;
     check_value(result.applied, "trainer", "step ", number, ": the gradient's norm is ", result.gradient_norm, ", at a loss of ",
                 report.loss);
@@ -255,7 +263,7 @@ class Trainer {
     return place(row(batch.tokens()), row(batch.targets()), batch.offsets());
   }
   Placed place(View<Token const, 2> tokens, View<Token const, 2> targets, View<Index const, 1> offsets) {
-    if constexpr (std::derived_from<Ctx, Reference>) {
+    if constexpr (host_memory) {
       return {tokens, targets, offsets};
     } else {
       auto const& ctx = model_->ctx();
@@ -343,7 +351,7 @@ class Trainer {
   Model* model_;
   TrainerOptions options_;
   Gradients<Net, T, Ctx> gradients_;
-  AdamW<T> optimiser_;
+  AdamW<T, Ctx> optimiser_;
   std::vector<RoutingCounter> counters_;
   std::vector<RoutingStats> routing_;
   std::unique_ptr<Room> room_;  // of a batch on a device

@@ -135,10 +135,10 @@ GPU_TEST_TEMPLATE("gather and combine on a GPU, and their gradients: every shape
                   double, Half, bf16) {
   Cuda const ctx;
   std::vector<verify::DispatchSize> sizes;
-  for (Index tokens : {1, 5, 700})
+  for (Index tokens : {1, 5, 300})
     for (Index k : {1, 2, 5})
       for (Index D : {1, 8, 33, 768, 1152, 1472})
-        if (tokens < 10 || D < 100 || D == 1152) sizes.push_back({tokens, k, 8, D, k == 2});
+        if (tokens < 10 || D < 40 || (k == 2 && D == 1152)) sizes.push_back({tokens, k, 8, D, k == 2});
   expect_right(verify::check<verify::GatherTokensProblem, T>(ctx));
   expect_right(verify::check<verify::GatherTokensProblem, T>(ctx, {}, sizes));
   expect_right(verify::check<verify::CombineProblem, T>(ctx));
@@ -168,7 +168,7 @@ GPU_TEST("gather and combine on a GPU: strides change no bit") {
     };
     auto const memory = [&](Index count) {
       DeviceTensor<bf16, 1> out{ctx, Shape<1>{count * (D + 3) * column + offset}};
-      detail::check_cuda(cudaMemset(out.data(), 0, static_cast<std::size_t>(out.size()) * 2), "cudaMemset");
+      detail::check_cuda(cudaMemsetAsync(out.data(), 0, static_cast<std::size_t>(out.size()) * 2, ctx.stream()), "cudaMemsetAsync");
       return out;
     };
     Tensor<bf16, 1> laid{Shape<1>{tokens * (D + 3) * column + offset}};

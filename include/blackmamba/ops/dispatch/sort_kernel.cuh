@@ -19,6 +19,7 @@ struct SortTuning {
   static constexpr int most_threads = 1024, most_warps = most_threads / 32;
   static constexpr int items = 4;     ///< of a lane in one round
   static constexpr int window = 256;  ///< experts of a pass
+  static constexpr int alone = 2048;  ///< assignments of one block that does all, at most: fewer than those of a round
 };
 
 /// What a pass does, for experts [first, first + E).
@@ -234,11 +235,15 @@ void sort_assignments(Cuda const& ctx, View<int const, 2> experts, Index E, View
   constexpr int most = SortTuning::most_threads, items = SortTuning::items;
   Index const count = experts.size(), k = experts.extent(1);
   auto const scope = ctx.scratch().scope();
-  bool const flat = experts.contiguous() && like.contiguous(), alone = count <= Index{most} * items;
-  // A round of a block at least.
-  Index const wanted = ceil_div(count, Index{most} * items), blocks = alone ? 1 : std::min(wanted, Index{ctx.multiprocessors()});
-  Index const chunk = alone ? count : ceil_div(ceil_div(count, blocks), Index{most} * items) * (most * items);
-  Index const threads = alone ? std::max(Index{32}, ceil_div(count, Index{32 * items}) * 32) : most;
+  bool const flat = experts.contiguous() && like.contiguous(), alone = count <= Index{SortTuning::alone};
+  // Few assignments need as many warps as there are experts, which are scanned a warp each; more go to half blocks of a round each,
+  // until every multiprocessor has one.
+  Index const alone_threads = std::max(ceil_div(count, Index{32 * items}), std::min(E, Index{most / 32})) * 32;
+  Index const threads = alone                                                        ? std::max(Index{32}, alone_threads)
+                        : count <= Index{ctx.multiprocessors()} * (most / 2) * items ? most / 2
+                                                                                     : most;
+  Index const round = threads * items, blocks = std::min(ceil_div(count, round), Index{ctx.multiprocessors()});
+  Index const chunk = alone ? count : ceil_div(ceil_div(count, blocks), round) * round;
   auto const grid = static_cast<unsigned>(alone ? 1 : ceil_div(count, chunk)), block = static_cast<unsigned>(threads);
   int* counts = nullptr;
   if (!alone) counts = ctx.scratch().template take<int>(Shape<2>{std::min(E, Index{SortTuning::window}), Index{grid}}).data();

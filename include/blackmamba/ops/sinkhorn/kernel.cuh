@@ -1,0 +1,277 @@
+#pragma once
+/// \file
+/// Both forms of Sinkhorn's iteration, each in one kernel for all iterations. With `Resident` a thread has one token and keeps it
+/// in registers; without, it reads its tokens again in every iteration. The plan is written at the end: it may be where the logits
+/// are.
+
+#include <blackmamba/ops/sinkhorn/exchange.cuh>
+
+namespace blackmamba::detail {
+
+template <class A>
+__device__ bool finite(A x) {
+  return x - x == A(0);
+}
+
+/// Writes this thread's columns of a token, which `entry(c)` gives.
+template <class A, class Entry>
+__device__ __forceinline__ void store_plan(SinkhornJob<A> const& job, Index i, Index column, int count, Entry const& entry) {
+  Lanes<A, sinkhorn_columns> p;
+#pragma unroll
+  for (int c = 0; c < sinkhorn_columns; ++c) p.of[c] = entry(c);
+  store_lanes<sinkhorn_columns>(&job.plan(i, column), job.plan.stride(1), job.plan_whole, count, p);
+}
+
+template <class A>
+__device__ void write_report(SinkhornJob<A> const& job, Index iterations, A error, bool converged) {
+  if (blockIdx.x > 0 || threadIdx.x > 0 || !job.report) return;
+  job.report[0] = SinkhornReport{iterations, static_cast<double>(error), converged};
+}
+
+/// The published form.
+template <class A, bool Resident>
+__global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__grid_constant__ SinkhornJob<A> const job) {
+  constexpr int C = sinkhorn_columns;
+  ColumnSums<A> sums{job};
+  SinkhornShare<A> const mine{job};
+  Index const column = mine.column();
+  A const epsilon = A(1e-8), target = A(1) / A(job.tokens), even = A(1) / A(job.E);
+  A cost[C]{}, d0 = 0, d1[C], before[C]{}, q[C]{}, worst = 0;
+
+  auto const load = [&](Index i, bool check) {
+    int const count = mine.present(job, i);
+    A x[C]{};
+    if (count > 0) job.load(i, column, count, x);
+    bool right = true;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      right = right && finite(x[c]);
+      cost[c] = c < count ? exp(job.sharpness * x[c]) : A(0);
+      // A logit of -inf must not pass as a cost of 0.
+      if (check) q[c] += cost[c] + (x[c] - x[c]);
+    }
+    if (check && !right) report_fault(job.not_finite, i);
+  };
+  auto const each_token = [&](auto const& body) {
+    for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) {
+      if (!Resident) load(mine.slot + r * mine.slots, false);
+      body(mine.slot + r * mine.slots);
+    }
+  };
+  auto const scale_row = [&](A const(&d)[C]) {
+    A row = 0;
+#pragma unroll
+    for (int c = 0; c < C; ++c) row += d[c] * cost[c];
+    d0 = target / (group_meet<false>(row, job.group) + epsilon);
+  };
+
+  for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) load(mine.slot + r * mine.slots, true);
+  sums(q, worst);
+  bool right = true;
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+    bool const there = c < mine.count, fits = finite(q[c]) && q[c] > A(0);
+    if (there && !fits && mine.slot == 0) report_fault(job.range, column + c);
+    right = right && (!there || fits);
+    d1[c] = !there ? A(0) : job.ones ? A(1) : A(1) / (A(job.E) * q[c]);
+  }
+  right = group_meet<true>(right ? 0 : 1, job.group) == 0;
+  if (!right) {
+#pragma unroll
+    for (int c = 0; c < C; ++c) d1[c] = A(NAN);
+  }
+
+  Index iterations = 0;
+  bool converged = false;
+  while (right && !converged && iterations < job.max_iterations) {
+#pragma unroll
+    for (int c = 0; c < C; ++c) q[c] = 0;
+    each_token([&](Index) {
+      scale_row(d1);
+#pragma unroll
+      for (int c = 0; c < C; ++c) q[c] += d0 * cost[c];
+    });
+    sums(q, worst);
+    A change = 0;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      before[c] = d1[c];
+      d1[c] = c < mine.count ? even / (q[c] + epsilon) : A(0);
+      change += abs(before[c] - d1[c]);
+    }
+    change = group_meet<false>(change, job.group);
+    ++iterations;
+    right = finite(change);
+    converged = right && static_cast<double>(change / A(job.E)) <= job.tolerance;
+    if (!right && mine.slot == 0 && mine.part == 0) report_fault(job.lost, iterations);
+  }
+
+#pragma unroll
+  for (int c = 0; c < C; ++c) q[c] = 0;
+  worst = 0;
+  each_token([&](Index i) {
+    if (!Resident) scale_row(before);
+    int const count = mine.present(job, i);
+    A row = 0;
+    auto const entry = [&](int c) { return d1[c] * cost[c] * d0; };
+#pragma unroll
+    for (int c = 0; c < C; ++c)
+      if (c < count) row += entry(c), q[c] += entry(c);
+    row = abs(group_meet<false>(row, job.group) * A(job.tokens) - A(1));
+    if (i < job.tokens) worst = meet<A, true>(row, worst);
+    if (count > 0) store_plan(job, i, column, count, entry);
+  });
+  sums(q, worst);
+#pragma unroll
+  for (int c = 0; c < C; ++c)
+    if (c < mine.count) worst = meet<A, true>(abs(q[c] * A(job.E) - A(1)), worst);
+  worst = group_meet<true>(worst, job.group);
+  if (right && !finite(worst) && mine.slot == 0 && mine.part == 0) report_fault(job.lost, iterations);
+  write_report(job, iterations, worst, converged);
+}
+
+/// The form on logarithms. Where P is the plan whose rows have just been scaled with g, the columns' next potential is
+///
+///   -log E - logsumexp_i(s x_ij + f_i) = g_j - log(E Σ_i P_ij) ,
+///
+/// so an iteration needs one sum; where a column's sum is so small that entries that became 0 would be missed in it, the left side
+/// is computed as it stands.
+template <class A, bool Resident>
+__global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(__grid_constant__ SinkhornJob<A> const job) {
+  constexpr int C = sinkhorn_columns;
+  constexpr A safe = std::is_same_v<A, float> ? A(0x1p-60) : A(0x1p-500);
+  ColumnSums<A> sums{job};
+  SinkhornShare<A> const mine{job};
+  Index const column = mine.column();
+  A const n = A(job.tokens), E = A(job.E);
+  A x[C], p[C], g[C], q[C], worst = 0, top = 0, sum = 0;
+  int count = 0;
+
+  auto const load = [&](Index i, bool check) {
+    count = mine.present(job, i);
+    if (count > 0) job.load(i, column, count, x);
+    bool right = true, fits = true;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      right = right && (c >= count || finite(x[c]));
+      x[c] = c < count ? job.sharpness * x[c] : -HUGE_VAL;
+      fits = fits && (c >= count || finite(x[c] * A(8)));
+    }
+    if (!check) return;
+    if (!right)
+      report_fault(job.not_finite, i);
+    else if (!fits)
+      report_fault(job.range, i);
+  };
+  auto const each_token = [&](auto const& body) {
+    for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) {
+      if (!Resident) load(mine.slot + r * mine.slots, false);
+      body(mine.slot + r * mine.slots);
+    }
+  };
+  // p = exp(x + g - top) / (sum n), 0 where there is no token.
+  auto const scale_row = [&] {
+    top = -HUGE_VAL, sum = 0;
+#pragma unroll
+    for (int c = 0; c < C; ++c) top = meet<A, true>(top, x[c] + g[c]);
+    top = group_meet<true>(top, job.group);
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      p[c] = c < count ? exp(x[c] + g[c] - top) : A(0);
+      sum += p[c];
+    }
+    sum = group_meet<false>(sum, job.group);
+    A const whole = sum * n;
+#pragma unroll
+    for (int c = 0; c < C; ++c) p[c] = c < count ? p[c] / whole : A(0);
+  };
+
+#pragma unroll
+  for (int c = 0; c < C; ++c) {
+    g[c] = c < mine.count && job.potentials ? job.potentials[column + c] : A(0);
+    if (!finite(g[c]) && mine.slot == 0) report_fault(job.lost, column + c);
+  }
+  for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) load(mine.slot + r * mine.slots, true);
+
+  Index iterations = 0;
+  bool converged = false;
+  for (;;) {
+#pragma unroll
+    for (int c = 0; c < C; ++c) q[c] = 0;
+    worst = 0;
+    each_token([&](Index i) {
+      scale_row();
+      A row = 0;
+#pragma unroll
+      for (int c = 0; c < C; ++c) row += p[c], q[c] += p[c];
+      row = group_meet<false>(row, job.group);
+      if (i < job.tokens) worst = meet<A, true>(abs(row * n - A(1)), worst);
+    });
+    sums(q, worst);
+    bool all_safe = true;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      if (c >= mine.count) continue;
+      worst = meet<A, true>(abs(q[c] * E - A(1)), worst);
+      all_safe = all_safe && q[c] * E >= safe;
+    }
+    worst = group_meet<true>(worst, job.group);
+    all_safe = group_meet<true>(all_safe ? 0 : 1, job.group) == 0;
+    ++iterations;
+    converged = static_cast<double>(worst) <= job.tolerance;
+    if (converged || iterations == job.max_iterations || worst != worst) break;
+
+    A next[C];
+    if (all_safe) {
+#pragma unroll
+      for (int c = 0; c < C; ++c) next[c] = g[c] - log(E * q[c]);
+    } else {
+      A largest[C], ignored = 0;
+#pragma unroll
+      for (int c = 0; c < C; ++c) largest[c] = -HUGE_VAL, q[c] = 0;
+      auto const term = [&](int c) { return x[c] - log(n) - (top + log(sum)); };
+      each_token([&](Index i) {
+        scale_row();
+        if (i >= job.tokens) return;
+#pragma unroll
+        for (int c = 0; c < C; ++c) largest[c] = meet<A, true>(term(c), largest[c]);
+      });
+      sums.template operator()<true>(largest, ignored);
+      each_token([&](Index i) {
+        scale_row();
+        if (i >= job.tokens) return;
+#pragma unroll
+        for (int c = 0; c < C; ++c) q[c] += c < mine.count ? exp(term(c) - largest[c]) : A(0);
+      });
+      sums(q, ignored);
+#pragma unroll
+      for (int c = 0; c < C; ++c) next[c] = -log(E) - (largest[c] + log(q[c]));
+    }
+    int changed = 0;
+#pragma unroll
+    for (int c = 0; c < C; ++c) {
+      if (c >= mine.count) continue;
+      changed |= !(next[c] == g[c]);
+      g[c] = next[c];
+    }
+    if (!group_meet<true>(changed, job.group)) break;
+  }
+
+  each_token([&](Index i) {
+    scale_row();
+    if (count > 0) store_plan(job, i, column, count, [&](int c) { return p[c]; });
+  });
+  if (job.potentials && mine.slot == 0)
+#pragma unroll
+    for (int c = 0; c < C; ++c)
+      if (c < mine.count) job.potentials[column + c] = g[c];
+  write_report(job, iterations, worst, converged);
+}
+
+/// Without tokens nothing is to be done.
+template <class A>
+__global__ void sinkhorn_empty_kernel(__grid_constant__ SinkhornJob<A> const job) {
+  write_report(job, 0, A(0), true);
+}
+
+}  // namespace blackmamba::detail

@@ -50,6 +50,7 @@
 #include <blackmamba/ops/selective_scan/backward_cuda.cuh>
 #include <blackmamba/ops/selective_scan/cuda.cuh>
 #include <blackmamba/ops/selective_scan_step/cuda.cuh>
+#include <blackmamba/ops/sinkhorn/cuda.cuh>
 #include <blackmamba/ops/softmax/cuda.cuh>
 #include <blackmamba/ops/sum_squares/cuda.cuh>
 #else

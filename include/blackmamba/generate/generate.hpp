@@ -1,17 +1,20 @@
 #pragma once
 /// \file
-/// Text from a model: prefill the prompt once, then one step and one draw a token.
+/// Text from a model: prefill the prompt once, then one step and one draw a token. On a GPU a token is one launch of a CUDA graph.
 
 #include <span>
 #include <vector>
 
+#include <blackmamba/core/replay.hpp>
 #include <blackmamba/generate/options.hpp>
 #include <blackmamba/model/model.hpp>
+#include <blackmamba/ops/sample/advance.hpp>
 #include <blackmamba/ops/sample/sample.hpp>
 
 namespace blackmamba {
 
-/// Continues `prompt` and hands every new row of tokens, one a continuation, to `on_tokens`; stops early when that returns false.
+/// Continues `prompt` and hands every new row of tokens, one a continuation, on the host, to `on_tokens`; stops early when that
+/// returns false.
 /// Returns the number of rows handed out.
 ///
 /// Memory: the states, the logits and the history are allocated before the first token; steps allocate nothing.
@@ -32,35 +35,53 @@ requires std::is_invocable_r_v<bool, OnTokens&, View<Token const, 1>> Index gene
   check_value(!__builtin_add_overflow(length, options.max_new_tokens, &positions) && positions <= Index{1} << 32, "generate",
               "a prompt of ", length, " and ", options.max_new_tokens, " new tokens are more than 2^32");
 
+  Ctx const& ctx = model.ctx();
+  TensorOn<Ctx, T, 2> const logits{ctx, Shape<2>{B, V}};
+  TensorOn<Ctx, Token, 1> const tokens{ctx, Shape<1>{B}};
+  TensorOn<Ctx, Token, 2> const history{ctx, Shape<2>{B, positions}};
+  TensorOn<Ctx, Index, 1> const draws{ctx, Shape<1>{B}}, column{ctx, Shape<1>{1}};
+  {
+    Tensor<Token, 2> known{history.shape()};
+    for (Index b = 0; b < B; ++b)
+      for (Index i = 0; i < positions; ++i) known(b, i) = i < length ? prompt[static_cast<std::size_t>(i)] : -1;
+    upload(ctx, known.view(), history.view());
+    Tensor<Index, 1> begin{Shape<1>{B}}, at{Shape<1>{1}};
+    for (Index b = 0; b < B; ++b) begin(b) = b;
+    at(0) = length;
+    upload(ctx, begin.view(), draws.view());
+    upload(ctx, at.view(), column.view());
+  }
+
   auto first = model.make_state(1);
-  Tensor<T, 2> logits{Shape<2>{B, V}};
   for (Index at = 0; at < length; at += options.prefill_chunk) {
     Index const count = length - at < options.prefill_chunk ? length - at : options.prefill_chunk;
-    View<Token const, 2> const chunk{prompt.data() + at, Shape<2>{1, count}};
+    View<Token const, 2> const chunk = history.view().slice(0, 0, 1).slice(1, at, count);
     model.forward_last(chunk, logits.view().slice(0, 0, 1), {.state = &first});
   }
   auto state = model.make_state(B);
   state.broadcast(first);
-  for (Index b = 1; b < B; ++b)
-    for (Index v = 0; v < V; ++v) logits(b, v) = logits(0, v);
+  for (Index b = 1; b < B; ++b) copy_within(ctx, logits.view()[0], logits.view()[b]);
 
-  Tensor<Token, 2> history{Shape<2>{B, positions}};
-  Tensor<Token, 1> tokens{Shape<1>{B}};
-  Tensor<Index, 1> draws{Shape<1>{B}};
-  for (Index b = 0; b < B; ++b)
-    for (Index i = 0; i < length; ++i) history(b, i) = prompt[static_cast<std::size_t>(i)];
-
+  auto const draw = [&] {
+    sample(ctx, SampleArgs<T>{.logits = logits,
+                              .options = options.sample,
+                              .random = Random{options.seed},
+                              .draws = draws,
+                              .history = history,
+                              .tokens = tokens});
+    advance_sampling(ctx, AdvanceSamplingArgs{.tokens = tokens, .history = history, .column = column, .draws = draws});
+  };
+  Replay next{ctx, [&] {
+                model.step(tokens, logits, state);
+                draw();
+              }};
   for (Index t = 0; t < options.max_new_tokens; ++t) {
-    for (Index b = 0; b < B; ++b) draws(b) = t * B + b;
-    sample(model.ctx(), SampleArgs<T>{.logits = logits,
-                                      .options = options.sample,
-                                      .random = Random{options.seed},
-                                      .draws = draws,
-                                      .history = history.view().slice(1, 0, length + t),
-                                      .tokens = tokens});
-    for (Index b = 0; b < B; ++b) history(b, length + t) = tokens(b);
-    if (!on_tokens(View<Token const, 1>{tokens.view()})) return t + 1;
-    if (t + 1 < options.max_new_tokens) model.step(tokens, logits, state);
+    if (t == 0)
+      draw();
+    else
+      next();
+    auto const drawn = on_host(ctx, tokens.view());
+    if (!on_tokens(View<Token const, 1>{drawn})) return t + 1;
   }
   return options.max_new_tokens;
 }

@@ -40,6 +40,7 @@
 #include <blackmamba/ops/route/threshold.hpp>
 #include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
+#include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 #include <blackmamba/ops/softmax/softmax.hpp>
 #include <blackmamba/ops/sum_squares/sum_squares.hpp>
 
@@ -121,31 +122,34 @@
   STORAGE(selective_scan_backward_on, SelectiveScanBackwardArgs)
 #define BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
   STORAGE(selective_scan_step_on, SelectiveScanStepArgs)
+#define BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
+  STORAGE(sinkhorn_on, SinkhornArgs)                                      \
+  STORAGE(sinkhorn_log_on, SinkhornLogArgs)
 #define BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
   STORAGE(softmax_on, SoftmaxArgs)                                       \
   STORAGE(log_softmax_on, SoftmaxArgs)
 #define BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) STORAGE(sum_squares_on, SumSquaresArgs)
 
-#define BLACKMAMBA_CUDA_OPERATIONS(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                        \
-  BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_activation(                                  \
-      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_adamw(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                      \
-      BLACKMAMBA_CUDA_add(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d(                                  \
-          STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)     \
-          BLACKMAMBA_CUDA_convert(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_cross_entropy(                          \
-              STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_decay(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
-              BLACKMAMBA_CUDA_dispatch(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                    \
-                  BLACKMAMBA_CUDA_embedding(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                               \
-                      BLACKMAMBA_CUDA_expand_heads(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                        \
-                          BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                      \
-                              BLACKMAMBA_CUDA_layer_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                  \
-                                  BLACKMAMBA_CUDA_linear(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                  \
-                                      BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                            \
-                                          BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                        \
-                                              BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                       \
-                                                  BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)          \
-                                                      BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
-                                                          BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)         \
-                                                              BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
+#define BLACKMAMBA_CUDA_OPERATIONS(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                      \
+  BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_activation(                                \
+      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_adamw(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                    \
+      BLACKMAMBA_CUDA_add(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d(                                \
+          STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
+          BLACKMAMBA_CUDA_convert(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_cross_entropy(                        \
+              STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_decay(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
+              BLACKMAMBA_CUDA_dispatch(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_embedding(                       \
+                  STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_expand_heads(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
+                  BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                            \
+                      BLACKMAMBA_CUDA_layer_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                        \
+                          BLACKMAMBA_CUDA_linear(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                        \
+                              BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                  \
+                                  BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                              \
+                                      BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                             \
+                                          BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                \
+                                              BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)       \
+                                                  BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
+                                                      BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)           \
+                                                          BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
 
 #define BLACKMAMBA_DECLARE_TEMPLATE(name, Args) \
   template <Scalar T>                           \

@@ -211,6 +211,7 @@ int main() try {
   Index const V = 50304;
   embeddings<bf16>(ctx, report, "uniform", 16384, V, 1152, [](double u) { return u * V; });
   embeddings<bf16>(ctx, report, "1 / rank", 16384, V, 1152, [](double u) { return std::pow(V + 1.0, u) - 1; });
+  embeddings<bf16>(ctx, report, "4 columns", 16384, V, 4, [](double u) { return u * V; });
   embeddings<bf16>(ctx, report, "one token", 16384, V, 1152, [](double) { return 5.0; });
   std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
   return all_right ? 0 : 1;

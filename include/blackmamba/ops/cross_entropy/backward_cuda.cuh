@@ -18,8 +18,9 @@ struct CrossEntropyBackwardTask {
   using A = accumulator_t<T>;
   static constexpr bool writes = true;
   struct Row {
+    ExpBelow<T> exp_below;
     Token target;
-    A target_logit, max, factor, at_target, fill;
+    A target_logit, factor, at_target, fill;
   };
 
   Strided<T const> x;
@@ -43,12 +44,17 @@ struct CrossEntropyBackwardTask {
     A const sum = 1 + rest, p = device_exp(a.target_logit - max) / sum;
     A const twice_z = z_coefficient == A(0) ? A(0) : 2 * z_coefficient * (max + ::log1p(rest));
     A const p_minus_one = a.target_logit < max ? p - 1 : -rest / sum;
-    a.max = max;
+    a.exp_below = ExpBelow<T>{max};
     a.factor = scale * (1 + twice_z) / sum;
     a.at_target = scale * (p_minus_one + twice_z * p);
   }
-  __device__ A of(A x, Index column, Row const& a) const {
-    return column == a.target ? a.at_target : device_exp(x - a.max) * a.factor;
+  __device__ A of(A x, Row const& a) const { return a.exp_below(x) * a.factor; }
+  template <int V>
+  __device__ void correct(Index column, Lanes<T, V>& y, Row const& a) const {
+    if (a.target < column || a.target >= column + V) return;
+#pragma unroll
+    for (int k = 0; k < V; ++k)
+      if (column + k == a.target) y.of[k] = device_round<T>(a.at_target);
   }
 };
 

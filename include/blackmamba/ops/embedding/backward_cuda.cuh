@@ -79,7 +79,7 @@ static __global__ void __launch_bounds__(256) merge_token_tiles_kernel(TokenKey 
 /// Blocks (pieces, columns): sums the rows of each token within a piece. The sum is added to d_weight if the piece has all of the
 /// token's positions; else it is left in `parts` (pieces, 2, D): in the first place if the token began in an earlier piece.
 template <class T>
-__global__ void __launch_bounds__(TokenSort::threads)
+__global__ void __launch_bounds__(TokenSort::threads, 8)
     sum_token_pieces_kernel(TokenKey const* sorted, Index const n, __grid_constant__ Strided<T const> const d_y,
                             bool const d_y_whole, __grid_constant__ View<accumulator_t<T>, 2> const d_weight,
                             bool const d_weight_whole, __grid_constant__ View<accumulator_t<T>, 3> const parts) {
@@ -107,8 +107,8 @@ __global__ void __launch_bounds__(TokenSort::threads)
     }
   }
   __syncthreads();
-  for (Index column = (Index{blockIdx.y} * TokenSort::threads + thread) * lanes; column < D;
-       column += Index{gridDim.y} * TokenSort::threads * lanes) {
+  for (Index column = (Index{blockIdx.y} * blockDim.x + thread) * lanes; column < D;
+       column += Index{gridDim.y} * blockDim.x * lanes) {
     int const count = column + lanes <= D ? lanes : static_cast<int>(D - column);
     A sum[lanes]{};
     for (int r = 0; r < rows; r += ahead) {
@@ -192,7 +192,10 @@ void embedding_backward_on(Cuda const& ctx, EmbeddingBackwardArgs<T> const& a) {
   auto const blocks = [&](Index columns) {
     return dim3{static_cast<unsigned>(pieces), static_cast<unsigned>(std::min(ceil_div(D, columns), Index{65535}))};
   };
-  detail::sum_token_pieces_kernel<T><<<blocks(TokenSort::threads * TokenSort::lanes), TokenSort::threads, 0, ctx.stream()>>>(
+  // As many columns for each block of a piece, in whole warps.
+  constexpr Index lanes = TokenSort::lanes, most = TokenSort::threads * lanes, warp = 32 * lanes;
+  Index const threads = ceil_div(ceil_div(D, ceil_div(D, most)), warp) * 32;
+  detail::sum_token_pieces_kernel<T><<<blocks(threads * lanes), static_cast<unsigned>(threads), 0, ctx.stream()>>>(
       sorted.data(), n, detail::Strided<T const>{a.d_y.data(), a.d_y.stride(0), a.d_y.stride(1)},
       detail::lanes_align<TokenSort::lanes>(a.d_y), a.d_weight, detail::lanes_align<TokenSort::lanes>(a.d_weight), parts);
   detail::check_launch("sum_token_pieces_kernel");

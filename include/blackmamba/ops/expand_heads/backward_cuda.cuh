@@ -16,34 +16,49 @@ __global__ void __launch_bounds__(512)
     expand_heads_backward_kernel(__grid_constant__ ExpandHeadsBackwardArgs<T> const a, int const group, int const heads,
                                  bool const whole, __grid_constant__ View<accumulator_t<T>, 2> const parts) {
   using A = accumulator_t<T>;
-  constexpr int V = lanes_of<T>;
+  constexpr int V = lanes_of<T>, ahead = 4;
   Index const rows = a.x.extent(0), H = a.x.extent(1), P = a.d_y.extent(1) / H;
   Index const h = Index{blockIdx.y} * heads + static_cast<int>(threadIdx.x) / group;
   int const lane = static_cast<int>(threadIdx.x) % group;
   bool const there = static_cast<int>(threadIdx.x) / group < heads && h < H;
   A const bias = there && a.bias ? device_widen(a.bias[h]) : A(0), low = static_cast<A>(a.low), high = static_cast<A>(a.high);
-  A d_bias = 0;
-#pragma unroll 4
-  for (Index row = blockIdx.x; row < rows; row += gridDim.x) {
+  auto const load = [&](Index row, Index p) {
+    int const count = p + V <= P ? V : static_cast<int>(P - p);
+    return load_lanes<V>(&a.d_y(row, h * P + p), a.d_y.stride(1), whole, count);
+  };
+  auto const sum_of = [](Lanes<T, V> const& x) {
     A sum = 0;
-    for (Index p = Index{lane} * V; there && p < P; p += Index{group} * V) {
-      int const count = p + V <= P ? V : static_cast<int>(P - p);
-      auto const d_y = load_lanes<V>(&a.d_y(row, h * P + p), a.d_y.stride(1), whole, count);
-      A part = 0;
 #pragma unroll
-      for (int k = 0; k < V; ++k) part += k < count ? device_widen(d_y.of[k]) : A(0);
-      sum += part;
+    for (int k = 0; k < V; ++k) sum += device_widen(x.of[k]);
+    return sum;
+  };
+  A d_bias = 0;
+  for (Index first = blockIdx.x; first < rows; first += Index{ahead} * gridDim.x) {
+    Lanes<T, V> d_y[ahead]{};
+    T x[ahead]{};
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      Index const row = first + u * Index{gridDim.x};
+      if (row >= rows || !there) continue;
+      if (lane * V < P) d_y[u] = load(row, lane * V);
+      x[u] = a.x(row, h);
     }
-    for (int mask = group / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
-    if (!there || lane > 0) continue;
-    A const before = device_widen(a.x(row, h)) + bias;
-    A slope = a.softplus ? device_sigmoid(before) : A(1);
-    if (a.low < a.high) {
-      A const value = a.softplus ? device_softplus(before) : before;
-      if (value < low || high < value) slope = 0;
+#pragma unroll
+    for (int u = 0; u < ahead; ++u) {
+      Index const row = first + u * Index{gridDim.x};
+      if (row >= rows) break;
+      A sum = sum_of(d_y[u]);
+      for (Index p = Index{lane + group} * V; there && p < P; p += Index{group} * V) sum += sum_of(load(row, p));
+      for (int mask = group / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(~0u, sum, mask);
+      A const before = device_widen(x[u]) + bias;
+      A slope = a.softplus ? device_sigmoid(before) : A(1);
+      if (a.low < a.high) {
+        A const value = a.softplus ? device_softplus(before) : before;
+        if (value < low || high < value) slope = 0;
+      }
+      sum *= slope, d_bias += sum;
+      if (a.d_x && there && lane == 0) a.d_x(row, h) = device_round<T>(sum);
     }
-    sum *= slope, d_bias += sum;
-    if (a.d_x) a.d_x(row, h) = device_round<T>(sum);
   }
   if (parts && there && lane == 0) parts(blockIdx.x, h) = d_bias;
 }
@@ -78,7 +93,7 @@ void expand_heads_backward_on(Cuda const& ctx, ExpandHeadsBackwardArgs<T> const&
   auto const threads = static_cast<unsigned>(ceil_div(Index{heads} * group, Index{32}) * 32);
   Index const columns = ceil_div(H, Index{heads});
   if (columns > 65535) throw error("expand_heads_backward: too many heads for a GPU");
-  Index const blocks = std::min(rows, std::max(Index{1}, Index{ctx.multiprocessors()} * (2048 / threads) / columns));
+  Index const blocks = std::min(rows, std::max(Index{1}, Index{ctx.multiprocessors()} * (1024 / threads) / columns));
   View<A, 2> parts{};
   if (args.d_bias) parts = ctx.scratch().template take<A>(Shape<2>{blocks, H});
   bool const whole = P % V == 0 && detail::lanes_align<V>(args.d_y);

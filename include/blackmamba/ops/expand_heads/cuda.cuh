@@ -23,15 +23,21 @@ __global__ void __launch_bounds__(MapPlan::threads)
     if (clamp) value = value < low ? low : value > high ? high : value;
     return device_round<T>(value);
   };
+  bool const one_head = P % V == 0, small = a.y.extent(1) <= 0x7fffffff;
   plan.each<V>([&](Index row, Index column, int count) {
-    Index h = column / P;
-    Index left = (h + 1) * P - column;  // of this head
-    Lanes<T, V> out;
+    Index h = small ? static_cast<Index>(static_cast<unsigned>(column) / static_cast<unsigned>(P)) : column / P;
     T value = of_head(row, h);
+    Lanes<T, V> out;
+    if (one_head) {
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      if (left == 0 && k < count) value = of_head(row, ++h), left = P;
-      out.of[k] = value, --left;
+      for (int k = 0; k < V; ++k) out.of[k] = value;
+    } else {
+      Index left = (h + 1) * P - column;  // of this head
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        if (left == 0 && k < count) value = of_head(row, ++h), left = P;
+        out.of[k] = value, --left;
+      }
     }
     store_lanes<V>(&a.y(row, column), a.y.stride(1), plan.whole, count, out);
   });

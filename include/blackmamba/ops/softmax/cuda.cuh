@@ -15,6 +15,7 @@ struct SoftmaxTask {
   using A = accumulator_t<T>;
   static constexpr bool writes = true;
   struct Row {
+    ExpBelow<T> exp_below;
     A max, scale, log_sum, fill;
   };
 
@@ -25,9 +26,11 @@ struct SoftmaxTask {
 
   __device__ RowUse begin(Index, int, Row&) const { return RowUse::read; }
   __device__ void finish(Index, A max, A rest, bool, Row& a) const {
-    a.max = max, a.scale = 1 / (1 + rest), a.log_sum = logarithm ? ::log1p(rest) : A(0);
+    a.exp_below = ExpBelow<T>{max}, a.max = max, a.scale = 1 / (1 + rest), a.log_sum = logarithm ? ::log1p(rest) : A(0);
   }
-  __device__ A of(A x, Index, Row const& a) const { return logarithm ? x - a.max - a.log_sum : device_exp(x - a.max) * a.scale; }
+  __device__ A of(A x, Row const& a) const { return logarithm ? x - a.max - a.log_sum : a.exp_below(x) * a.scale; }
+  template <int V>
+  __device__ void correct(Index, Lanes<T, V>&, Row const&) const {}
 };
 
 }  // namespace detail

@@ -7,18 +7,35 @@
 
 namespace blackmamba::detail {
 
-/// Measured choices: docs/benchmarks/elementwise.md has the measurements.
+/// Measured choices: docs/benchmarks/cross_entropy.md has the measurements.
 struct RowTuning {
-  static constexpr int most_threads = 512;  ///< of a block
-  static constexpr int least_blocks = 2;    ///< of a multiprocessor
-  static constexpr int ahead = 4;           ///< pieces that a thread reads before it uses the first
-  static constexpr int warp_pieces = 256;   ///< longest row of a warp
-  static constexpr bool keep = true;        ///< rows that are read twice in shared memory
+  static constexpr int most_threads = 512;                       ///< of a block
+  static constexpr int least_blocks = 2;                         ///< of as many threads, on a multiprocessor
+  static constexpr int ahead = 4;                                ///< pieces that a thread reads before it uses the first
+  static constexpr int warp_pieces = 256;                        ///< longest row of a warp
+  static constexpr int read_threads = 256, write_threads = 512;  ///< of a long row that is read, and that is written too
 };
 
 /// e^x for x ≤ 0
 __device__ inline float device_exp(float x) { return device_exp2(1.44269504f * x); }
 __device__ inline double device_exp(double x) { return ::exp(x); }
+
+/// e^(x - max) for an x stored in T. Where T has few digits the difference is not rounded before it is multiplied: one instruction
+/// less, for an error of 2^-24 |max| relative to the result, and a maximum below 2^127.
+template <class T>
+struct ExpBelow {
+  using A = accumulator_t<T>;
+  A offset;
+
+  ExpBelow() = default;
+  __device__ explicit ExpBelow(A max) : offset{sizeof(T) == 2 ? A(-1.44269504) * max : max} {}
+  __device__ A operator()(A x) const {
+    if constexpr (sizeof(T) == 2)
+      return device_exp2(fmaf(x, 1.44269504f, offset));
+    else
+      return device_exp(x - offset);
+  }
+};
 
 /// What was read of a row: the maximum, how many elements are it, and the sum of e^(x - maximum) over the others. The others are
 /// kept apart so that a small sum keeps its digits. NaN is in no maximum and makes the sum NaN.
@@ -26,8 +43,8 @@ template <class A>
 struct RowPart {
   A max, below, at_max;
 
-  static __device__ RowPart none() { return {-device_infinity(), 0, 0}; }
-  static __device__ A device_infinity() { return static_cast<A>(__int_as_float(0x7f800000)); }
+  static __device__ A infinity() { return static_cast<A>(__int_as_float(0x7f800000)); }
+  static __device__ RowPart none() { return {-infinity(), 0, 0}; }
 
   /// Sums as they are under a maximum that is no smaller.
   __device__ __forceinline__ void raise(A to) {
@@ -35,16 +52,16 @@ struct RowPart {
     below = (below + at_max) * device_exp(max - to), at_max = 0, max = to;
   }
 
-  template <int V>
-  __device__ __forceinline__ void add(A const (&x)[V]) {
-    A largest = x[0];
+  template <class T, int V>
+  __device__ __forceinline__ void add(Lanes<T, V> const& of) {
+    A x[V], largest;
 #pragma unroll
-    for (int k = 1; k < V; ++k) largest = ::fmax(largest, x[k]);
+    for (int k = 0; k < V; ++k) x[k] = device_widen(of.of[k]), largest = k == 0 ? x[0] : ::fmax(largest, x[k]);
     raise(largest);
-    A const shift = max == -device_infinity() ? A(0) : max;  // -inf - -inf would be NaN
+    ExpBelow<T> const exp_below{max == -infinity() ? A(0) : max};  // -inf - -inf would be NaN
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      A const e = device_exp(x[k] - shift);
+      A const e = exp_below(x[k]);
       if (x[k] == max)
         at_max += 1;
       else
@@ -52,14 +69,23 @@ struct RowPart {
     }
   }
 
-  __device__ __forceinline__ void add(RowPart other) {
-    A const larger = ::fmax(max, other.max);
-    raise(larger), other.raise(larger);
-    below += other.below, at_max += other.at_max;
+  /// Of all the lanes of a warp, which all get it.
+  __device__ __forceinline__ RowPart of_warp() const {
+    RowPart all = *this;
+    A largest = max;
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) largest = ::fmax(largest, __shfl_xor_sync(~0u, largest, mask));
+    all.raise(largest);
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) {
+      all.below += __shfl_xor_sync(~0u, all.below, mask);
+      all.at_max += __shfl_xor_sync(~0u, all.at_max, mask);
+    }
+    return all;
   }
 
   /// Sum over all of the row but one element that is the maximum; NaN if the maximum is not finite.
-  __device__ A rest() const { return ::fabs(max) < device_infinity() ? below + (at_max - 1) : max - max; }
+  __device__ A rest() const { return ::fabs(max) < infinity() ? below + (at_max - 1) : max - max; }
 };
 
 /// A row in pieces of `V` elements at addresses that allow one access, and single elements before and behind them: all of them,
@@ -89,12 +115,13 @@ enum class RowUse { read, fill };
 ///
 ///   RowUse begin(row, lane, a)             on a row that is not to be read `a.fill` is written everywhere
 ///   void finish(row, max, rest, first, a)  of all threads of a row; `first` is one of them
-///   A of(x, column, a)                     what is written for an element, if `Task::writes`
+///   A of(x, a)                             what is written for an element, if `Task::writes`
+///   void correct(column, y, a)             on what is written from a column on
 ///
 /// and `Task::Row` is a. The threads of a row have read all of it before one of them writes, so y may be x.
 template <class T, class Task>
 __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_blocks)
-    row_kernel(__grid_constant__ Task const task, int const warps, bool const kept) {
+    row_kernel(__grid_constant__ Task const task, int const warps, int const kept) {
   using A = accumulator_t<T>;
   constexpr int V = lanes_of<T>, ahead = RowTuning::ahead;
   using Piece = Lanes<T, V>;
@@ -133,44 +160,35 @@ __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_bloc
 #pragma unroll
       for (int u = 0; u < ahead; ++u) {
         if (i + u * step >= split.pieces) break;
-        A wide[V];
-#pragma unroll
-        for (int k = 0; k < V; ++k) wide[k] = device_widen(raw[u].of[k]);
-        part.add(wide);
-        if (Task::writes && kept) cache[i + u * step] = raw[u];
+        part.add(raw[u]);
+        if (Task::writes && i + u * step < kept) cache[i + u * step] = raw[u];
       }
     }
 #pragma unroll 1
-    for (Index i = at; i < split.singles; i += step) {
-      A const wide[1]{device_widen(x[split.column<V>(i) * task.x.column])};
-      part.add(wide);
-    }
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2)
-      part.add(RowPart<A>{__shfl_xor_sync(~0u, part.max, mask), __shfl_xor_sync(~0u, part.below, mask),
-                          __shfl_xor_sync(~0u, part.at_max, mask)});
+    for (Index i = at; i < split.singles; i += step) part.add(Lanes<T, 1>{x[split.column<V>(i) * task.x.column]});
+    part = part.of_warp();
     if (warps > 1) {
       if (lane == 0) parts[turn][warp] = part;
       __syncthreads();
-      part = parts[turn][0];
-#pragma unroll 1
-      for (int w = 1; w < warps; ++w) part.add(parts[turn][w]);
+      part = (lane < warps ? parts[turn][lane] : RowPart<A>::none()).of_warp();
     }
     task.finish(row, part.max, part.rest(), at == 0, a);
     if constexpr (Task::writes) {
 #pragma unroll 2
       for (Index i = at; i < split.pieces; i += step) {
-        Piece const raw = kept ? cache[i] : pieces[i];
+        Piece const raw = i < kept ? cache[i] : pieces[i];
         Piece out;
-        Index const column = split.head + i * V;
 #pragma unroll
-        for (int k = 0; k < V; ++k) out.of[k] = device_round<T>(task.of(device_widen(raw.of[k]), column + k, a));
+        for (int k = 0; k < V; ++k) out.of[k] = device_round<T>(task.of(device_widen(raw.of[k]), a));
+        task.correct(split.head + i * V, out, a);
         reinterpret_cast<Piece*>(y + split.head)[i] = out;
       }
 #pragma unroll 1
       for (Index i = at; i < split.singles; i += step) {
         Index const column = split.column<V>(i);
-        y[column * task.y.column] = device_round<T>(task.of(device_widen(x[column * task.x.column]), column, a));
+        Lanes<T, 1> out{device_round<T>(task.of(device_widen(x[column * task.x.column]), a))};
+        task.correct(column, out, a);
+        y[column * task.y.column] = out.of[0];
       }
     }
   }
@@ -181,29 +199,32 @@ Strided<T> strided(View<T, 2> const& x) {
   return {x.data(), x.stride(0), x.extent(1) == 1 ? 1 : x.stride(1)};
 }
 
-/// Launches it. A row that is read twice is kept in shared memory where a multiprocessor has room for two.
+/// Launches it. Of a row that is read twice as much is kept in shared memory as there is room for.
 template <class T, class Task>
 void run_rows(Cuda const& ctx, char const* name, Task const& task) {
   constexpr int V = lanes_of<T>;
   DeviceScope const device{ctx.device()};
   Index const pieces = ceil_div(task.D, Index{V});
-  auto const launch = [&](int threads, int warps, int bytes) {
+  auto const launch = [&](int threads, int warps, int kept) {
     auto const blocks = static_cast<unsigned>(std::min(ceil_div(task.rows, Index{threads / 32 / warps}), Index{1} << 30));
-    row_kernel<T, Task><<<blocks, threads, bytes, ctx.stream()>>>(task, warps, bytes > 0);
+    row_kernel<T, Task><<<blocks, threads, 16 * kept, ctx.stream()>>>(task, warps, kept);
     check_launch(name);
   };
   if (pieces <= RowTuning::warp_pieces) return launch(256, 1, 0);
-  int threads = RowTuning::most_threads, bytes = 0;
+  int threads = task.rows <= ctx.multiprocessors() ? RowTuning::most_threads
+                : Task::writes                     ? RowTuning::write_threads
+                                                   : RowTuning::read_threads;
   while (threads > 128 && task.rows > ctx.multiprocessors() && pieces <= threads / 2 * RowTuning::ahead) threads /= 2;
-  if (Task::writes && RowTuning::keep) {
-    constexpr int own = 3 << 10;  // what a block has beside
+  int kept = 0;
+  if (Task::writes) {
+    constexpr int own = 2 << 10;  // what a block has beside, 1 KiB of it the system's
+    int const blocks = RowTuning::least_blocks * RowTuning::most_threads / threads;
     int room = 0;
     check_cuda(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, ctx.device()), "cudaDeviceGetAttribute");
-    if (16 * pieces <= room / 2 - own) bytes = static_cast<int>(16 * pieces);
-    if (bytes + own > 48 << 10)
-      check_cuda(cudaFuncSetAttribute(row_kernel<T, Task>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), name);
+    kept = static_cast<int>(std::min(pieces, Index{(room / blocks - own) / 16}));
+    check_cuda(cudaFuncSetAttribute(row_kernel<T, Task>, cudaFuncAttributeMaxDynamicSharedMemorySize, 16 * kept), name);
   }
-  launch(threads, threads / 32, bytes);
+  launch(threads, threads / 32, kept);
 }
 
 }  // namespace blackmamba::detail

@@ -7,7 +7,7 @@
 
 namespace blackmamba::detail {
 
-/// Measured choices: docs/benchmarks/cross_entropy.md has the measurements.
+/// Measured choices: docs/benchmarks/elementwise.md has the measurements.
 struct RowTuning {
   static constexpr int most_threads = 512;                       ///< of a block
   static constexpr int least_blocks = 2;                         ///< of as many threads, on a multiprocessor

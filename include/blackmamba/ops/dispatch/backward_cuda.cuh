@@ -20,17 +20,8 @@ inline constexpr FaultKind combine_back_place_outside{"combine_backward", "the p
 /// wait. Two runs give the same bits.
 template <Scalar T>
 void gather_tokens_backward_on(Cuda const& ctx, GatherBackwardArgs<T> const& a) {
-  constexpr int V = detail::lanes_of<T>;
-  Index const rows = a.d_x.extent(0), D = a.d_x.extent(1);
-  if (rows == 0 || D == 0) return;
-  detail::DeviceScope const device{ctx.device()};
-  detail::RowPlan const plan{rows, D, V, true, detail::lanes_align<V>(a.d_x) && detail::lanes_align<V>(a.d_y)};
-  auto* const fault = ctx.fault(detail::gather_back_place_outside);
-  CombineArgs<T> const sum{.x = a.d_y, .places = a.places, .y = a.d_x};
-  plan.choose([&](auto whole) {
-    detail::combine_kernel<T, false, whole><<<plan.blocks, plan.threads, 0, ctx.stream()>>>(sum, plan, fault);
-  });
-  detail::check_launch("combine_kernel");
+  detail::sum_slots<false>(ctx, CombineArgs<T>{.x = a.d_y, .places = a.places, .y = a.d_x},
+                           ctx.fault(detail::gather_back_place_outside));
 }
 
 /// A warp an assignment. Fast where rows are contiguous and aligned to 16 bytes. A slot whose place is outside is taken as dropped,
@@ -42,7 +33,8 @@ void combine_backward_on(Cuda const& ctx, CombineBackwardArgs<T> const& a) {
   if (rows == 0 || (!a.d_x && !a.d_weights)) return;
   detail::DeviceScope const device{ctx.device()};
   auto const aligned = [](auto const& view) { return !view || detail::lanes_align<V>(view); };
-  detail::RowPlan const plan{rows, D, V, false, aligned(a.x) && aligned(a.d_y) && aligned(a.d_x)};
+  bool const whole = aligned(a.x) && aligned(a.d_y) && aligned(a.d_x) && D % V == 0;
+  detail::RowPlan const plan{rows, D, V, whole ? detail::RowPlan::pieces : detail::RowPlan::summed_pieces, false, whole};
   auto* const fault = ctx.fault(detail::combine_back_place_outside);
   plan.choose([&](auto whole) {
     detail::combine_backward_kernel<T, whole><<<plan.blocks, plan.threads, 0, ctx.stream()>>>(a, plan, fault);

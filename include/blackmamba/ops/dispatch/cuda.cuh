@@ -46,7 +46,7 @@ void gather_tokens_on(Cuda const& ctx, GatherArgs<T> const& a) {
   Index const rows = a.y.extent(0), D = a.y.extent(1);
   if (rows == 0 || D == 0) return;
   detail::DeviceScope const device{ctx.device()};
-  detail::RowPlan const plan{rows, D, V, true, detail::lanes_align<V>(a.x) && detail::lanes_align<V>(a.y)};
+  detail::RowPlan const plan{rows, D, V, detail::RowPlan::pieces, true, detail::lanes_align<V>(a.x) && detail::lanes_align<V>(a.y)};
   auto* const fault = ctx.fault(detail::gather_order_outside);
   plan.choose([&](auto whole) {
     detail::gather_tokens_kernel<Bits, whole>
@@ -59,15 +59,7 @@ void gather_tokens_on(Cuda const& ctx, GatherArgs<T> const& a) {
 /// wait. Two runs give the same bits.
 template <Scalar T>
 void combine_on(Cuda const& ctx, CombineArgs<T> const& a) {
-  constexpr int V = detail::lanes_of<T>;
-  Index const rows = a.y.extent(0), D = a.y.extent(1);
-  if (rows == 0 || D == 0) return;
-  detail::DeviceScope const device{ctx.device()};
-  detail::RowPlan const plan{rows, D, V, true, detail::lanes_align<V>(a.x) && detail::lanes_align<V>(a.y)};
-  auto* const fault = ctx.fault(detail::combine_place_outside);
-  plan.choose(
-      [&](auto whole) { detail::combine_kernel<T, true, whole><<<plan.blocks, plan.threads, 0, ctx.stream()>>>(a, plan, fault); });
-  detail::check_launch("combine_kernel");
+  detail::sum_slots<true>(ctx, a, ctx.fault(detail::combine_place_outside));
 }
 
 }  // namespace blackmamba

@@ -13,18 +13,19 @@ namespace blackmamba::detail {
 /// How rows are dealt. Measured choices: docs/benchmarks/dispatch.md has the measurements.
 struct RowPlan {
   static constexpr int warps = 4, threads = 32 * warps;
-  static constexpr int pieces = 3;  ///< of a lane in one part of a row
+  /// Of a lane in one part of a row: where only stored elements are in registers, and where sums are too.
+  static constexpr int pieces = 6, summed_pieces = 3;
 
   Index rows, D;
   Index parts, part;  ///< of a row; columns of a part
   bool whole;         ///< whether all pieces are of V columns, neighbours in memory, and aligned
   dim3 blocks;
 
-  /// \param V  columns of a piece  \param split  whether parts of a row go to different warps
-  RowPlan(Index row_count, Index columns, int V, bool split, bool all_whole)
+  /// \param V  columns of a piece  \param P  pieces of a lane  \param split  whether parts of a row go to different warps
+  RowPlan(Index row_count, Index columns, int V, int P, bool split, bool all_whole)
       : rows{row_count}, D{columns}, whole{all_whole && columns % V == 0} {
     Index const of_row = ceil_div(D, Index{V});
-    parts = std::max(Index{1}, ceil_div(of_row, Index{32 * pieces}));
+    parts = std::max(Index{1}, ceil_div(of_row, Index{32 * P}));
     part = ceil_div(of_row, parts) * V;
     blocks = dim3{static_cast<unsigned>(std::min(ceil_div(rows, Index{warps}), Index{1} << 30)),
                   static_cast<unsigned>(split ? std::min(parts, Index{1} << 15) : Index{1})};
@@ -43,22 +44,48 @@ struct RowPlan {
   __device__ __forceinline__ void each_row(Body const& body) const {
     for (Index row = Index{blockIdx.x} * warps + threadIdx.x / 32; row < rows; row += Index{gridDim.x} * warps) body(row);
   }
-  /// Calls body(first column, its end) for each part of a row that is this warp's.
-  template <class Body>
-  __device__ __forceinline__ void each_part(Body const& body) const {
-    for (Index i = blockIdx.y; i < parts; i += gridDim.y) body(i * part, (i + 1) * part < D ? (i + 1) * part : D);
-  }
 };
 
-/// Calls body(u, column, columns) for each piece of this lane between two columns; `columns` ≤ 0 where there is none.
-template <int V, bool Whole, class Body>
-__device__ __forceinline__ void each_piece(Index begin, Index end, Body const& body) {
-#pragma unroll
-  for (int u = 0; u < RowPlan::pieces; ++u) {
-    Index const column = begin + (u * 32 + static_cast<int>(threadIdx.x % 32)) * V;
-    body(u, column, Whole ? (column < end ? V : 0) : column + V <= end ? V : static_cast<int>(end - column));
+/// A lane's pieces of one part of a row, the same of every matrix: P of them, 32 pieces apart.
+template <class T, int P, bool Whole>
+struct RowPieces {
+  static constexpr int V = lanes_of<T>;
+  using Stored = Lanes<T, V>[P];
+
+  Index first;  ///< column of this lane
+  int length;   ///< columns from there to the end of the part
+
+  /// Calls body(pieces) for each part of a row that is this warp's.
+  template <class Body>
+  static __device__ __forceinline__ void each_part(RowPlan const& plan, Body const& body) {
+    for (Index i = blockIdx.y; i < plan.parts; i += gridDim.y) {
+      Index const end = (i + 1) * plan.part < plan.D ? (i + 1) * plan.part : plan.D;
+      Index const first = i * plan.part + static_cast<int>(threadIdx.x % 32) * V;
+      body(RowPieces{first, static_cast<int>(end - first)});
+    }
   }
-}
+  __device__ __forceinline__ void load(View<T const, 2> const& x, Index row, Stored& out) const {
+    Index const step = Whole ? Index{1} : x.stride(1);
+    T const* const from = x.data() + row * x.stride(0) + first * step;
+#pragma unroll
+    for (int u = 0; u < P; ++u) {
+      int const left = length - u * 32 * V;
+      out[u] = {};
+      if (left > 0) out[u] = load_lanes<V>(from + u * 32 * V * step, step, Whole, Whole || left > V ? V : left);
+    }
+  }
+  /// `piece(u)` is what goes there.
+  template <class Piece>
+  __device__ __forceinline__ void store(View<T, 2> const& y, Index row, Piece const& piece) const {
+    Index const step = Whole ? Index{1} : y.stride(1);
+    T* const to = y.data() + row * y.stride(0) + first * step;
+#pragma unroll
+    for (int u = 0; u < P; ++u) {
+      int const left = length - u * 32 * V;
+      if (left > 0) store_lanes<V>(to + u * 32 * V * step, step, Whole, Whole || left > V ? V : left, piece(u));
+    }
+  }
+};
 
 /// The place or the assignment there, or -1 where it is none; a fault where it cannot be one.
 __device__ inline Index checked_place(Index place, Index count, Index position, FaultSlot* fault) {
@@ -73,59 +100,111 @@ __global__ void __launch_bounds__(RowPlan::threads)
     gather_tokens_kernel(__grid_constant__ View<Bits const, 2> const x, __grid_constant__ View<Index const, 1> const order,
                          Index slots, __grid_constant__ View<Bits, 2> const y, __grid_constant__ RowPlan const plan,
                          FaultSlot* fault) {
-  constexpr int V = lanes_of<Bits>;
+  using Pieces = RowPieces<Bits, RowPlan::pieces, Whole>;
   plan.each_row([&](Index p) {
     Index const assignment = checked_place(order[p], plan.rows, p, fault);
     if (assignment < 0) return;
     Index const token = slots == 1 ? assignment : assignment / slots;
-    plan.each_part([&](Index begin, Index end) {
-      Lanes<Bits, V> row[RowPlan::pieces];
-      each_piece<V, Whole>(begin, end, [&](int u, Index d, int n) {
-        if (n > 0) row[u] = load_lanes<V>(&x(token, d), x.stride(1), Whole, Whole ? V : n);
-      });
-      each_piece<V, Whole>(begin, end, [&](int u, Index d, int n) {
-        if (n > 0) store_lanes<V>(&y(p, d), y.stride(1), Whole, Whole ? V : n, row[u]);
+    Pieces::each_part(plan, [&](Pieces const& mine) {
+      typename Pieces::Stored row;
+      mine.load(x, token, row);
+      mine.store(y, p, [&](int u) { return row[u]; });
+    });
+  });
+}
+
+/// Of both sums over slots; `weights` are those of one of them alone.
+template <class T>
+using SlotSums = CombineArgs<T>;
+
+/// y_t = Σ_s weights(t, s) x_{places(t, s)} for K slots, 1 or 2, whose rows are all read before the first is used.
+template <class T, bool Weighted, int K>
+__global__ void __launch_bounds__(RowPlan::threads)
+    combine_few_kernel(__grid_constant__ SlotSums<T> const a, __grid_constant__ RowPlan const plan, FaultSlot* fault) {
+  using A = accumulator_t<T>;
+  using Pieces = RowPieces<T, RowPlan::pieces, true>;
+  Index const places = a.places.size();
+  plan.each_row([&](Index t) {
+    Index place[K];
+    A weight[K];
+#pragma unroll
+    for (int s = 0; s < K; ++s) place[s] = a.places(t, s);
+#pragma unroll
+    for (int s = 0; s < K; ++s) {
+      place[s] = checked_place(place[s], places, t * K + s, fault);
+      weight[s] = A(1);
+      if (Weighted && place[s] >= 0) weight[s] = a.weights(t, s);
+    }
+    Pieces::each_part(plan, [&](Pieces const& mine) {
+      typename Pieces::Stored row[K];
+#pragma unroll
+      for (int s = 0; s < K; ++s)
+        if (place[s] >= 0) mine.load(a.x, place[s], row[s]);
+      mine.store(a.y, t, [&](int u) {
+        Lanes<T, Pieces::V> y;
+#pragma unroll
+        for (int i = 0; i < Pieces::V; ++i) {
+          A sum{0};
+#pragma unroll
+          for (int s = 0; s < K; ++s)
+            if (place[s] >= 0) sum = fma(weight[s], device_widen(row[s][u].of[i]), sum);
+          y.of[i] = device_round<T>(sum);
+        }
+        return y;
       });
     });
   });
 }
 
-/// y_t = Σ_s weights(t, s) x_{places(t, s)}, or with Weighted = false the sum of those rows.
+/// The same for any number of slots, one after the other.
 template <class T, bool Weighted, bool Whole>
 __global__ void __launch_bounds__(RowPlan::threads)
-    combine_kernel(__grid_constant__ CombineArgs<T> const a, __grid_constant__ RowPlan const plan, FaultSlot* fault) {
+    combine_kernel(__grid_constant__ SlotSums<T> const a, __grid_constant__ RowPlan const plan, FaultSlot* fault) {
   using A = accumulator_t<T>;
-  constexpr int V = lanes_of<T>;
+  constexpr int P = RowPlan::summed_pieces;
+  using Pieces = RowPieces<T, P, Whole>;
   Index const k = a.places.extent(1), places = a.places.size();
   plan.each_row([&](Index t) {
-    plan.each_part([&](Index begin, Index end) {
-      A sum[RowPlan::pieces][V]{};
+    Pieces::each_part(plan, [&](Pieces const& mine) {
+      A sum[P][Pieces::V]{};
       for (Index s = 0; s < k; ++s) {
         Index const place = checked_place(a.places(t, s), places, t * k + s, fault);
         if (place < 0) continue;
         A const weight = Weighted ? a.weights(t, s) : A(1);
-        Lanes<T, V> row[RowPlan::pieces];
-        each_piece<V, Whole>(begin, end, [&](int u, Index d, int n) {
-          row[u] = {};
-          if (n > 0) row[u] = load_lanes<V>(&a.x(place, d), a.x.stride(1), Whole, Whole ? V : n);
-        });
+        typename Pieces::Stored row;
+        mine.load(a.x, place, row);
 #pragma unroll
-        for (int u = 0; u < RowPlan::pieces; ++u)
+        for (int u = 0; u < P; ++u)
 #pragma unroll
-          for (int i = 0; i < V; ++i) {
-            A const x = device_widen(row[u].of[i]);
-            sum[u][i] = Weighted ? fma(weight, x, sum[u][i]) : sum[u][i] + x;
-          }
+          for (int i = 0; i < Pieces::V; ++i) sum[u][i] = fma(weight, device_widen(row[u].of[i]), sum[u][i]);
       }
-      each_piece<V, Whole>(begin, end, [&](int u, Index d, int n) {
-        if (n <= 0) return;
-        Lanes<T, V> y;
+      mine.store(a.y, t, [&](int u) {
+        Lanes<T, Pieces::V> y;
 #pragma unroll
-        for (int i = 0; i < V; ++i) y.of[i] = device_round<T>(sum[u][i]);
-        store_lanes<V>(&a.y(t, d), a.y.stride(1), Whole, Whole ? V : n, y);
+        for (int i = 0; i < Pieces::V; ++i) y.of[i] = device_round<T>(sum[u][i]);
+        return y;
       });
     });
   });
+}
+
+/// Launches the sums over slots.
+template <bool Weighted, class T>
+void sum_slots(Cuda const& ctx, SlotSums<T> const& a, FaultSlot* fault) {
+  constexpr int V = lanes_of<T>;
+  Index const rows = a.y.extent(0), D = a.y.extent(1), k = a.places.extent(1);
+  if (rows == 0 || D == 0) return;
+  DeviceScope const device{ctx.device()};
+  bool const whole = lanes_align<V>(a.x) && lanes_align<V>(a.y);
+  RowPlan const few{rows, D, V, RowPlan::pieces, true, whole}, plan{rows, D, V, RowPlan::summed_pieces, true, whole};
+  if (few.whole && k == 1)
+    combine_few_kernel<T, Weighted, 1><<<few.blocks, few.threads, 0, ctx.stream()>>>(a, few, fault);
+  else if (few.whole && k == 2)
+    combine_few_kernel<T, Weighted, 2><<<few.blocks, few.threads, 0, ctx.stream()>>>(a, few, fault);
+  else
+    plan.choose(
+        [&](auto all) { combine_kernel<T, Weighted, all><<<plan.blocks, plan.threads, 0, ctx.stream()>>>(a, plan, fault); });
+  check_launch("combine_kernel");
 }
 
 /// For assignment (t, s) with p = places(t, s): d_x_p = weights(t, s) d_y_t, d_weights(t, s) = x_p · d_y_t. An element of `x` is
@@ -135,7 +214,8 @@ __global__ void __launch_bounds__(RowPlan::threads)
     combine_backward_kernel(__grid_constant__ CombineBackwardArgs<T> const a, __grid_constant__ RowPlan const plan,
                             FaultSlot* fault) {
   using A = accumulator_t<T>;
-  constexpr int V = lanes_of<T>;
+  constexpr int P = Whole ? RowPlan::pieces : RowPlan::summed_pieces;
+  using Pieces = RowPieces<T, P, Whole>;
   Index const k = a.places.extent(1);
   plan.each_row([&](Index i) {
     Index const t = k == 1 ? i : i / k, s = k == 1 ? 0 : i % k;
@@ -143,23 +223,22 @@ __global__ void __launch_bounds__(RowPlan::threads)
     A dot{0};
     if (place >= 0) {
       A const weight = a.d_x ? a.weights(t, s) : A(0);
-      plan.each_part([&](Index begin, Index end) {
-        Lanes<T, V> d_y[RowPlan::pieces], x[RowPlan::pieces];
-        each_piece<V, Whole>(begin, end, [&](int u, Index d, int n) {
-          d_y[u] = {}, x[u] = {};
-          if (n <= 0) return;
-          d_y[u] = load_lanes<V>(&a.d_y(t, d), a.d_y.stride(1), Whole, Whole ? V : n);
-          if (a.d_weights) x[u] = load_lanes<V>(&a.x(place, d), a.x.stride(1), Whole, Whole ? V : n);
-        });
-        each_piece<V, Whole>(begin, end, [&](int u, Index d, int n) {
-          Lanes<T, V> d_x;
+      Pieces::each_part(plan, [&](Pieces const& mine) {
+        typename Pieces::Stored d_y, x;
+        mine.load(a.d_y, t, d_y);
+        if (a.d_weights) {
+          mine.load(a.x, place, x);
 #pragma unroll
-          for (int v = 0; v < V; ++v) {
-            A const g = device_widen(d_y[u].of[v]);
-            dot = fma(device_widen(x[u].of[v]), g, dot);
-            d_x.of[v] = device_round<T>(weight * g);
-          }
-          if (a.d_x && n > 0) store_lanes<V>(&a.d_x(place, d), a.d_x.stride(1), Whole, Whole ? V : n, d_x);
+          for (int u = 0; u < P; ++u)
+#pragma unroll
+            for (int v = 0; v < Pieces::V; ++v) dot = fma(device_widen(x[u].of[v]), device_widen(d_y[u].of[v]), dot);
+        }
+        if (!a.d_x) return;
+        mine.store(a.d_x, place, [&](int u) {
+          Lanes<T, Pieces::V> d_x;
+#pragma unroll
+          for (int v = 0; v < Pieces::V; ++v) d_x.of[v] = device_round<T>(weight * device_widen(d_y[u].of[v]));
+          return d_x;
         });
       });
     }

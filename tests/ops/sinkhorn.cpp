@@ -289,6 +289,26 @@ TEST_CASE("sinkhorn: strided logits and plans give the same values, and the plan
   check_ctx(Cpu{2});
 }
 
+TEST_CASE("sinkhorn: a report that is asked for is the one that is returned") {
+  auto const logits = test::random_tensor<double>(Shape{Index{20}, Index{4}}, 3);
+  Tensor<double, 2> plan{logits.shape()};
+  Tensor<SinkhornReport, 1> report{Shape<1>{1}};
+  auto const expect_same = [&](SinkhornReport const& returned) {
+    CHECK(report(0).iterations == returned.iterations);
+    CHECK(report(0).marginal_error == returned.marginal_error);
+    CHECK(report(0).converged == returned.converged);
+  };
+  expect_same(sinkhorn(Cpu{2}, SinkhornArgs<double>{.logits = logits, .plan = plan, .report = report}));
+  CHECK(report(0).iterations > 0);
+  expect_same(sinkhorn_log(Reference{}, SinkhornLogArgs<double>{.logits = logits, .plan = plan, .report = report}));
+  Tensor<double, 2> const nothing{Shape<2>{0, 4}};
+  Tensor<double, 2> no_plan{Shape<2>{0, 4}};
+  expect_same(sinkhorn(Reference{}, SinkhornArgs<double>{.logits = nothing, .plan = no_plan, .report = report}));
+  CHECK((report(0).converged && report(0).iterations == 0));
+  Tensor<SinkhornReport, 1> two{Shape<1>{2}};
+  CHECK_THROWS_AS(sinkhorn(Reference{}, SinkhornArgs<double>{.logits = logits, .plan = plan, .report = two}), shape_error);
+}
+
 TEST_CASE("sinkhorn: dual numbers carry the derivative of the plan") {
   using D = Dual<double>;
   auto const at = test::random_tensor<double>(Shape{Index{6}, Index{3}}, 10);

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <span>
 
 #include <blackmamba/core/random.hpp>
@@ -23,7 +22,7 @@ inline constexpr double dropped = -HUGE_VAL;
 
 /// The logit of a token that the history holds. A penalty under 1 could carry it past the largest number, where it stops.
 BLACKMAMBA_HOST_DEVICE inline double penalised(double logit, double penalty) {
-  double const largest = std::numeric_limits<double>::max();
+  constexpr double largest = 0x1.fffffffffffffp1023;
   if (!(logit > 0)) return logit * penalty;
   return logit / penalty < largest ? logit / penalty : largest;
 }
@@ -66,7 +65,8 @@ BLACKMAMBA_HOST_DEVICE double horner(double x, double c0, Rest... rest) {
 BLACKMAMBA_HOST_DEVICE inline double portable_exp(double x) {
   double const clamped = x > -709.4 ? x : -709.4;  // n = -1023, for which `power` is 0
   int const n = static_cast<int>(::fma(clamped, 1.44269504088896340736, -0.5));
-  double const r = ::fma(-n, 2.3190468138462995584e-17, ::fma(-n, 0.693147180559945309417, clamped));
+  double const whole = -n;
+  double const r = ::fma(whole, 2.3190468138462995584e-17, ::fma(whole, 0.693147180559945309417, clamped));
   double const series = horner(r, 1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
                                1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800);
   double const power = __builtin_bit_cast(double, static_cast<std::int64_t>(n + 1023) << 52);

@@ -1,0 +1,87 @@
+#pragma once
+/// \file
+/// Sampling on a GPU. Of a row with a temperature many blocks find scores and weights, then one block cuts and draws.
+
+#include <algorithm>
+
+#include <blackmamba/ops/sample/advance.hpp>
+#include <blackmamba/ops/sample/kernel.cuh>
+
+namespace blackmamba {
+
+namespace detail {
+
+inline constexpr FaultKind sampling_history_full{"advance_sampling", "column ", " is outside the history, which has ", ""};
+
+inline constexpr int advance_threads = 256;
+
+static __global__ void __launch_bounds__(advance_threads)
+    advance_sampling_kernel(__grid_constant__ AdvanceSamplingArgs const a, FaultSlot* fault) {
+  Index const B = a.tokens.extent(0), column = a.history ? a.column[0] : 0;
+  __syncthreads();
+  if (a.history && (column < 0 || column >= a.history.extent(1))) {
+    if (threadIdx.x == 0) report_fault(fault, column < 0 ? 0 : column, a.history.extent(1));
+    return;
+  }
+  for (Index b = threadIdx.x; b < B; b += advance_threads) {
+    if (a.history) a.history(b, column) = a.tokens[b];
+    if (a.draws) a.draws[b] += B;
+  }
+  if (a.history && threadIdx.x == 0) a.column[0] = column + 1;
+}
+
+}  // namespace detail
+
+template <std::derived_from<Cuda> Ctx>
+void advance_sampling_on(Ctx const& ctx, AdvanceSamplingArgs const& a) {
+  detail::DeviceScope const device{ctx.device()};
+  detail::advance_sampling_kernel<<<1, detail::advance_threads, 0, ctx.stream()>>>(a, ctx.fault(detail::sampling_history_full));
+  detail::check_launch("advance_sampling_kernel");
+}
+
+/// The same tokens as the reference chooses. At temperature 0 one block a row, fast where rows are contiguous and aligned to 16
+/// bytes. Otherwise three kernels; scratch memory is 18 bytes a logit. The history is read by every block of a row, so it should
+/// not be much longer than the vocabulary.
+template <Scalar T>
+void sample_on(Cuda const& ctx, SampleArgs<T> const& a) {
+  using namespace detail;
+  Index const B = a.logits.extent(0), V = a.logits.extent(1);
+  if (B == 0) return;
+  SampleFaults const faults{ctx.fault(sample_draw_negative), ctx.fault(sample_history_outside), ctx.fault(sample_nan),
+                            ctx.fault(sample_infinite), ctx.fault(sample_nothing)};
+  DeviceScope const device{ctx.device()};
+  auto const rows = static_cast<unsigned>(B);
+  auto const stream = ctx.stream();
+  if (a.options.temperature == 0 || V == 0) {
+    bool const whole = lanes_align<lanes_of<T>>(a.logits);
+    if (a.history && a.options.repetition_penalty != 1)
+      sample_greedy_kernel<T, true><<<rows, row_threads, 0, stream>>>(a, faults, whole);
+    else
+      sample_greedy_kernel<T, false><<<rows, row_threads, 0, stream>>>(a, faults, whole);
+    return check_launch("sample_greedy_kernel");
+  }
+  bool const filters = (a.options.top_k > 0 && a.options.top_k < V) || a.options.top_p < 1;
+  SampleSpace s{.V = V, .padded = ceil_div(V, Index{sample_pad}) * sample_pad};
+  s.span = ceil_div(s.padded / sample_tile, most_sample_blocks) * sample_tile;
+  s.blocks = ceil_div(s.padded, s.span);
+  auto const scope = ctx.scratch().scope();
+  auto const take = [&]<class X>(X*& to, Index columns) { to = ctx.scratch().template take<X>(Shape{B, columns}).data(); };
+  take(s.scores, s.padded), take(s.weights, s.padded), take(s.best, s.blocks), take(s.sums, s.blocks);
+  if (filters) take(s.buckets, s.padded), take(s.rows.sums, weight_buckets), take(s.rows.counts, weight_buckets);
+
+  dim3 const blocks{static_cast<unsigned>(s.blocks), static_cast<unsigned>(std::min(B, Index{65535}))};
+  sample_scores_kernel<T><<<blocks, sample_threads, 0, stream>>>(a, faults, s);
+  check_launch("sample_scores_kernel");
+  if (filters) {
+    sample_weights_kernel<true><<<blocks, sample_threads, 0, stream>>>(B, a.options, s);
+    check_launch("sample_weights_kernel");
+    sample_draw_kernel<T, true><<<rows, row_threads, 0, stream>>>(a, faults, s);
+  } else {
+    sample_weights_kernel<false><<<blocks, sample_threads, 0, stream>>>(B, a.options, s);
+    check_launch("sample_weights_kernel");
+    sample_draw_kernel<T, false><<<rows, row_threads, 0, stream>>>(a, faults, s);
+  }
+  check_launch("sample_draw_kernel");
+}
+
+}  // namespace blackmamba

@@ -47,6 +47,7 @@
 #include <blackmamba/ops/route/cuda.cuh>
 #include <blackmamba/ops/route/losses_cuda.cuh>
 #include <blackmamba/ops/route/threshold_cuda.cuh>
+#include <blackmamba/ops/sample/cuda.cuh>
 #include <blackmamba/ops/selective_scan/backward_cuda.cuh>
 #include <blackmamba/ops/selective_scan/cuda.cuh>
 #include <blackmamba/ops/selective_scan_step/cuda.cuh>

@@ -38,6 +38,8 @@
 #include <blackmamba/ops/route/plan_report.hpp>
 #include <blackmamba/ops/route/route.hpp>
 #include <blackmamba/ops/route/threshold.hpp>
+#include <blackmamba/ops/sample/advance.hpp>
+#include <blackmamba/ops/sample/sample.hpp>
 #include <blackmamba/ops/selective_scan/backward.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
@@ -117,6 +119,9 @@
   STORAGE(balance_loss_on, BalanceLossArgs)                            \
   STORAGE(router_z_loss_on, RouterZLossArgs)                           \
   STORAGE(sparsity_loss_on, SparsityLossArgs)
+#define BLACKMAMBA_CUDA_sample(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
+  STORAGE(sample_on, SampleArgs)                                        \
+  PLAIN(advance_sampling_on, AdvanceSamplingArgs)
 #define BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
   STORAGE(selective_scan_on, SelectiveScanArgs)                                 \
   STORAGE(selective_scan_backward_on, SelectiveScanBackwardArgs)
@@ -145,11 +150,12 @@
                               BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                  \
                                   BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                              \
                                       BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                             \
-                                          BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                \
-                                              BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)       \
-                                                  BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
-                                                      BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)           \
-                                                          BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
+                                          BLACKMAMBA_CUDA_sample(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                        \
+                                              BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
+                                                  BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
+                                                      BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)          \
+                                                          BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)       \
+                                                              BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
 
 #define BLACKMAMBA_DECLARE_TEMPLATE(name, Args) \
   template <Scalar T>                           \

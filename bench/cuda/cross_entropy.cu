@@ -5,9 +5,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/cross_entropy/backward_cuda.cuh>
-#include <blackmamba/ops/cross_entropy/cuda.cuh>
-#include <blackmamba/ops/softmax/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -8,13 +8,7 @@
 #include <functional>
 #include <set>
 
-#include <blackmamba/ops/activation/backward_cuda.cuh>
-#include <blackmamba/ops/add/cuda.cuh>
-#include <blackmamba/ops/convert/cuda.cuh>
-#include <blackmamba/ops/embedding/backward_cuda.cuh>
-#include <blackmamba/ops/embedding/cuda.cuh>
-#include <blackmamba/ops/expand_heads/backward_cuda.cuh>
-#include <blackmamba/ops/expand_heads/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -1,6 +1,4 @@
-#include <blackmamba/ops/cross_entropy/backward_cuda.cuh>
-#include <blackmamba/ops/cross_entropy/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/cross_entropy_backward.hpp>
 
 #include <limits>

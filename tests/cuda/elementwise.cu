@@ -1,11 +1,5 @@
-#include <blackmamba/ops/activation/backward_cuda.cuh>
-#include <blackmamba/ops/add/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/ops/convert/cuda.cuh>
-#include <blackmamba/ops/decay/backward_cuda.cuh>
-#include <blackmamba/ops/decay/cuda.cuh>
-#include <blackmamba/ops/expand_heads/backward_cuda.cuh>
-#include <blackmamba/ops/expand_heads/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
 #include <blackmamba/verify/problems/activation_backward.hpp>
 #include <blackmamba/verify/problems/elementwise.hpp>
 

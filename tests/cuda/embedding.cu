@@ -1,6 +1,4 @@
-#include <blackmamba/ops/embedding/backward_cuda.cuh>
-#include <blackmamba/ops/embedding/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/embedding.hpp>
 
 #include "cuda/layouts.cuh"

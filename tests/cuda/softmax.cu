@@ -1,5 +1,4 @@
-#include <blackmamba/ops/softmax/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/softmax.hpp>
 
 #include <limits>

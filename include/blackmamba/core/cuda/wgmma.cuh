@@ -82,8 +82,8 @@ __device__ void give_registers() {
 }
 
 // clang-format off
-#define BLACKMAMBA_FLOATS_8(d, i) \
-  "+f"((d)[i]), "+f"((d)[i + 1]), "+f"((d)[i + 2]), "+f"((d)[i + 3]), "+f"((d)[i + 4]), "+f"((d)[i + 5]), "+f"((d)[i + 6]), "+f"((d)[i + 7])
+#define BLACKMAMBA_FLOATS_4(d, i) "+f"((d)[i]), "+f"((d)[i + 1]), "+f"((d)[i + 2]), "+f"((d)[i + 3])
+#define BLACKMAMBA_FLOATS_8(d, i) BLACKMAMBA_FLOATS_4(d, i), BLACKMAMBA_FLOATS_4(d, i + 4)
 #define BLACKMAMBA_FLOATS_32(d, i) \
   BLACKMAMBA_FLOATS_8(d, i), BLACKMAMBA_FLOATS_8(d, i + 8), BLACKMAMBA_FLOATS_8(d, i + 16), BLACKMAMBA_FLOATS_8(d, i + 24)
 #define BLACKMAMBA_FLOATS_64(d) BLACKMAMBA_FLOATS_32(d, 0), BLACKMAMBA_FLOATS_32(d, 32)
@@ -153,6 +153,7 @@ __device__ void wgmma_128(float (&d)[128], std::uint64_t a, std::uint64_t b, boo
   }
 }
 
+#undef BLACKMAMBA_FLOATS_4
 #undef BLACKMAMBA_FLOATS_8
 #undef BLACKMAMBA_FLOATS_32
 #undef BLACKMAMBA_FLOATS_64

@@ -9,12 +9,12 @@ namespace blackmamba {
 
 namespace detail {
 
-/// a and d_h from d_y and h, on tensor cores.
+/// a and d_h from d_y and h, on tensor cores; sets `counters` to 0.
 template <Scalar T>
-bool expert_d_hidden(Cuda const& ctx, char const* op, Groups const& groups, ExpertMlpBackwardArgs<T> const& a,
+bool expert_d_hidden(Cuda const& ctx, char const* op, Groups const& groups, unsigned* counters, ExpertMlpBackwardArgs<T> const& a,
                      View<T const, 2> hidden, View<T, 2> active, View<T, 2> d_hidden) {
   RowsProduct<T> p{};
-  p.groups = groups, p.kind = a.activation, p.gated = a.gated;
+  p.groups = groups, p.clear = counters, p.kind = a.activation, p.gated = a.gated;
   p.depth = static_cast<int>(a.d_y.extent(1)), p.columns = static_cast<int>(a.fc2.extent(2));
   p.forward = RowsOf<T const>{hidden}, p.hidden = RowsOf<T>{d_hidden}, p.y = RowsOf<T>{active};
   return tensor_rows<RowsEnd::d_hidden, true>(ctx, op, p, a.d_y, a.fc2);
@@ -41,16 +41,17 @@ void expert_mlp_backward_on(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a) 
   auto const made = a.hidden ? View<T, 2>{} : ctx.scratch().template take<T>(Shape<2>{rows, F1});
   auto const hidden = a.hidden ? a.hidden : View<T const, 2>{made};
   View<T const, 2> const d_hidden_in{d_hidden}, active_in{active};
+  auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{detail::cleared_counters}).data();
   bool fast = false;
   if constexpr (sizeof(T) == 2) {
     fast = detail::has_wgmma(ctx.device()) && detail::experts_align(a.x, a.fc1, a.fc2, a.d_y, a.d_x, a.hidden) &&
            detail::encode_tiles() != nullptr;
     if (fast) {
       if (!a.hidden) {
-        fast = detail::expert_up(ctx, op, groups, a.x, a.fc1, a.bias1, a.activation, a.gated, active, made);
+        fast = detail::expert_up(ctx, op, groups, counters, a.x, a.fc1, a.bias1, a.activation, a.gated, active, made);
         groups.slot = nullptr;
       }
-      fast = fast && detail::expert_d_hidden(ctx, op, groups, a, hidden, active, d_hidden);
+      fast = fast && detail::expert_d_hidden(ctx, op, groups, counters, a, hidden, active, d_hidden);
     }
   }
   if (!fast) {
@@ -64,11 +65,11 @@ void expert_mlp_backward_on(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a) 
   // Each product alone can go the plain way, which gives what the other does.
   if constexpr (sizeof(T) == 2) {
     if (fast) {
-      if (!detail::tensor_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2))
+      if (!detail::tensor_weights(ctx, op, groups, {counters}, a.d_y, active_in, a.d_fc2))
         detail::plain_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2);
-      if (a.d_x && !detail::expert_product<true>(ctx, op, groups, d_hidden_in, a.fc1, View<T const, 2>{}, a.d_x))
+      if (a.d_x && !detail::expert_product<true>(ctx, op, groups, {counters + 1}, d_hidden_in, a.fc1, View<T const, 2>{}, a.d_x))
         detail::plain_rows(ctx, op, groups, d_hidden_in, a.fc1.transposed(1, 2), View<T const, 2>{}, a.d_x);
-      if (!detail::tensor_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1))
+      if (!detail::tensor_weights(ctx, op, groups, {counters + 2}, d_hidden_in, a.x, a.d_fc1))
         detail::plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
       return;
     }

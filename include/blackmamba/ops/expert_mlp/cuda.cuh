@@ -22,6 +22,8 @@ void expert_mlp_few(Cuda const& ctx, ExpertMlpArgs<T> const& a, Groups groups) {
   StreamProduct<T> up{.x = RowsOf<T const>{a.x},
                       .groups = groups,
                       .weight = a.fc1,
+                      .later = a.fc2,
+                      .ahead = 0,
                       .bias = a.bias1,
                       .K = static_cast<int>(D),
                       .N = static_cast<int>(F),
@@ -33,6 +35,8 @@ void expert_mlp_few(Cuda const& ctx, ExpertMlpArgs<T> const& a, Groups groups) {
   StreamProduct<T> const down{.x = RowsOf<T const>{active},
                               .groups = groups,
                               .weight = a.fc2,
+                              .later = {},
+                              .ahead = 0,
                               .bias = a.bias2,
                               .K = static_cast<int>(F),
                               .N = static_cast<int>(D),
@@ -42,12 +46,13 @@ void expert_mlp_few(Cuda const& ctx, ExpertMlpArgs<T> const& a, Groups groups) {
   stream_rows(ctx, "expert_mlp", down, false);
 }
 
-/// The first product with what follows it: a, and h where it is wanted. False where the driver refuses to describe the operands.
+/// The first product with what follows it: a, and h where it is wanted; sets `counters` to 0. False where the driver refuses to
+/// describe the operands.
 template <Scalar T>
-bool expert_up(Cuda const& ctx, char const* op, Groups const& groups, View<T const, 2> x, View<T const, 3> fc1,
+bool expert_up(Cuda const& ctx, char const* op, Groups const& groups, unsigned* counters, View<T const, 2> x, View<T const, 3> fc1,
                View<T const, 2> bias, Activation kind, bool gated, View<T, 2> active, View<T, 2> hidden) {
   RowsProduct<T> p{};
-  p.groups = groups, p.bias = bias, p.kind = kind, p.gated = gated;
+  p.groups = groups, p.clear = counters, p.bias = bias, p.kind = kind, p.gated = gated;
   p.depth = static_cast<int>(x.extent(1)), p.columns = static_cast<int>(active.extent(1));
   p.y = RowsOf<T>{active}, p.hidden = RowsOf<T>{hidden};
   return gated ? tensor_rows<RowsEnd::gate, false>(ctx, op, p, x, fc1) : tensor_rows<RowsEnd::store, false>(ctx, op, p, x, fc1);
@@ -55,10 +60,10 @@ bool expert_up(Cuda const& ctx, char const* op, Groups const& groups, View<T con
 
 /// y = x W_eᵀ + b_e, or x W_e with `Turned`.
 template <bool Turned, Scalar T>
-bool expert_product(Cuda const& ctx, char const* op, Groups const& groups, View<T const, 2> x, View<T const, 3> weight,
-                    View<T const, 2> bias, View<T, 2> y) {
+bool expert_product(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, View<T const, 2> x,
+                    View<T const, 3> weight, View<T const, 2> bias, View<T, 2> y) {
   RowsProduct<T> p{};
-  p.groups = groups, p.bias = bias, p.kind = Activation::identity;
+  p.groups = groups, p.turns = turns, p.bias = bias, p.kind = Activation::identity;
   p.depth = static_cast<int>(x.extent(1)), p.columns = static_cast<int>(y.extent(1));
   p.y = RowsOf<T>{y};
   return tensor_rows<RowsEnd::store, Turned>(ctx, op, p, x, weight);
@@ -87,8 +92,9 @@ void expert_mlp_on(Cuda const& ctx, ExpertMlpArgs<T> const& a) {
       if (rows <= detail::StreamTuning::rows_an_expert * E) return detail::expert_mlp_few(ctx, a, groups);
       if (detail::has_wgmma(ctx.device())) {
         auto const active = ctx.scratch().template take<T>(Shape<2>{rows, F});
-        if (detail::expert_up(ctx, op, groups, a.x, a.fc1, a.bias1, a.activation, a.gated, active, a.hidden) &&
-            detail::expert_product<false>(ctx, op, {a.offsets, rows}, View<T const, 2>{active}, a.fc2, a.bias2, a.y))
+        auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{detail::cleared_counters}).data();
+        if (detail::expert_up(ctx, op, groups, counters, a.x, a.fc1, a.bias1, a.activation, a.gated, active, a.hidden) &&
+            detail::expert_product<false>(ctx, op, {a.offsets, rows}, {counters}, View<T const, 2>{active}, a.fc2, a.bias2, a.y))
           return;
       }
     }

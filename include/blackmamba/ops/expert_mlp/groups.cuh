@@ -41,21 +41,23 @@ struct GroupTile {
   Index begin, end;  ///< rows of the tile: its first, and where those of the expert end
   int column;        ///< its first column
   bool narrow;       ///< of half the columns
+  bool low;          ///< of half the rows
 };
 
 /// Walks the tiles of all experts' outputs, (rows of the expert, columns), in the order of their numbers. The tiles of an expert
-/// are taken down the rows, 16 at a time, so that those which run together share what they read. If the columns end within the
-/// first half of a tile, the tiles there are narrow and come last of all, when they fill what whole ones left of the last round.
+/// are taken down the rows, 16 at a time, so that those which run together share what they read.
+///
+/// With `Narrow` and `Low`, where the columns, or the rows of an expert, end within the first half of a tile, the tiles there have
+/// half the columns or rows. The smaller ones come last of all, when they fill what the others left of the last round.
 ///
 /// One warp walks together: each lane holds one of 32 experts.
-template <int Rows, int Columns, bool Narrow>
+template <int Rows, int Columns, bool Narrow, bool Low>
 class GroupWalk {
  public:
   __device__ GroupWalk(Groups const& groups, int columns) : groups_{groups}, lane_{static_cast<int>(threadIdx.x) % 32} {
     int const rest = columns % Columns;
     has_narrow_ = Narrow && rest > 0 && rest <= Columns / 2;
-    across_ = columns / Columns + (rest > 0 && !has_narrow_);
-    first_column_ = 0;
+    wide_ = columns / Columns + (rest > 0 && !has_narrow_);
     enter(0);
   }
 
@@ -65,41 +67,51 @@ class GroupWalk {
       before_ += chunk_;
       if (base_ + 32 < groups_.experts()) {
         enter(base_ + 32);
-      } else if (has_narrow_ && !narrow_) {
-        narrow_ = true;
-        first_column_ = across_ * Columns;
-        across_ = 1;
-        enter(0);
-      } else {
+        continue;
+      }
+      constexpr int phases = Low ? 4 : Narrow ? 2 : 1;
+      if (++phase_ >= phases) {
+        chunk_ = 0, --phase_;
         return false;
       }
+      enter(0);
     }
-    int const in_chunk = number - before_;
+    int const in_chunk = number - before_, across = columns_here();
     int const owner = __popc(__ballot_sync(~0u, in_chunk >= last_));
     int const down = __shfl_sync(~0u, down_, owner);
-    int const local = in_chunk - (__shfl_sync(~0u, last_, owner) - down * across_);
+    int const local = in_chunk - (__shfl_sync(~0u, last_, owner) - down * across);
     tile.expert = base_ + owner;
     tile.end = __shfl_sync(~0u, end_, owner);
     Index const begin = __shfl_sync(~0u, begin_, owner);
     constexpr int together = 16;
-    int const stripe = local / (together * across_), in_stripe = local - stripe * together * across_;
+    int const stripe = local / (together * across), in_stripe = local - stripe * together * across;
     int const height = min(together, down - stripe * together);
     int const column = in_stripe / height;
+    tile.narrow = phase_ & 1, tile.low = phase_ & 2;
     tile.begin = begin + Index{Rows} * (stripe * together + in_stripe - column * height);
-    tile.column = first_column_ + column * Columns;
-    tile.narrow = narrow_;
+    tile.column = ((tile.narrow ? wide_ : 0) + column) * Columns;
     return true;
   }
 
  private:
+  __device__ int columns_here() const { return phase_ & 1 ? static_cast<int>(has_narrow_) : wide_; }
+
   __device__ void enter(int base) {
     base_ = base;
     int const e = base + lane_;
     bool const mine = e < groups_.experts();
     begin_ = mine ? groups_.offsets[e] : 0;
     end_ = mine ? groups_.offsets[e + 1] : 0;
-    down_ = static_cast<int>((end_ - begin_ + Rows - 1) / Rows);
-    last_ = down_ * across_;
+    Index const rows = end_ - begin_;
+    if constexpr (Low) {
+      Index const whole = (rows + Rows / 2 - 1) / Rows;
+      bool const half = rows > whole * Rows;
+      down_ = phase_ & 2 ? static_cast<int>(half) : static_cast<int>(whole);
+      if (phase_ & 2) begin_ += whole * Rows;
+    } else {
+      down_ = static_cast<int>((rows + Rows - 1) / Rows);
+    }
+    last_ = down_ * columns_here();
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
       int const other = __shfl_up_sync(~0u, last_, step);
@@ -109,10 +121,11 @@ class GroupWalk {
   }
 
   Groups const& groups_;
-  int lane_, across_, first_column_, base_ = 0, before_ = 0, chunk_ = 0;
+  int lane_, wide_, phase_ = 0;  // phases: bit 0 for narrow tiles, bit 1 for low ones
+  int base_ = 0, before_ = 0, chunk_ = 0;
   int down_ = 0, last_ = 0;  // of this lane's expert: tiles down its rows; tiles of the experts of the chunk up to it
   Index begin_ = 0, end_ = 0;
-  bool has_narrow_, narrow_ = false;
+  bool has_narrow_;
 };
 
 /// Tiles that there can be at most, however the rows are spread.

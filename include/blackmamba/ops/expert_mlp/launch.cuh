@@ -6,7 +6,8 @@
 
 #include <blackmamba/ops/expert_mlp/plain.cuh>
 #include <blackmamba/ops/expert_mlp/stream.cuh>
-#include <blackmamba/ops/expert_mlp/tensor_core.cuh>
+#include <blackmamba/ops/expert_mlp/tensor_rows.cuh>
+#include <blackmamba/ops/expert_mlp/tensor_weights.cuh>
 
 namespace blackmamba::detail {
 
@@ -85,20 +86,18 @@ void expert_sums(Cuda const& ctx, char const* op, Groups const& groups, View<T c
 }
 
 template <class Kernel>
-void allow_shared_memory(Kernel kernel) {
-  check_cuda(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(TensorTuning::shared_bytes)),
-      "cudaFuncSetAttribute");
+void allow_shared_memory(Kernel kernel, unsigned bytes) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+             "cudaFuncSetAttribute");
 }
 
 /// The product of rows on tensor cores; p has all but the descriptions of the operands. False where the driver refuses these.
 template <RowsEnd End, bool Turned, class T>
 bool tensor_rows(Cuda const& ctx, char const* op, RowsProduct<T>& p, View<T const, 2> x, View<T const, 3> weight) {
-  using Tuning = TensorTuning;
-  if (!describe_tiles(p.left, x, Tuning::rows) || !describe_tiles(p.right, weight, Turned ? 64 : 128)) return false;
-  allow_shared_memory(rows_tensor_kernel<T, End, Turned>);
-  Index const columns = End == RowsEnd::gate ? Tuning::columns / 2 : Tuning::columns;
-  Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, Tuning::rows, columns);
+  using Tuning = RowsTuning<End>;
+  if (!describe_tiles(p.left, x, TensorTuning::rows) || !describe_tiles(p.right, weight, Turned ? 64 : 128)) return false;
+  allow_shared_memory(rows_tensor_kernel<T, End, Turned>, Tuning::shared_bytes);
+  Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, TensorTuning::rows, Tuning::columns);
   rows_tensor_kernel<T, End, Turned>
       <<<tile_blocks(op, tiles, ctx.multiprocessors()), Tuning::threads, Tuning::shared_bytes, ctx.stream()>>>(p);
   check_launch(op);
@@ -108,21 +107,21 @@ bool tensor_rows(Cuda const& ctx, char const* op, RowsProduct<T>& p, View<T cons
 /// The product along rows on tensor cores, out_e (M, N) += left (rows, M)ᵀ right (rows, N), or with the operands exchanged where
 /// that wastes less of the tiles.
 template <class T>
-bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, View<T const, 2> left, View<T const, 2> right,
-                    View<float, 3> out) {
-  using Tuning = TensorTuning;
+bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, View<T const, 2> left,
+                    View<T const, 2> right, View<float, 3> out) {
+  using Tuning = WeightsTuning;
   if (!out) return true;
-  auto const cost = [](Index M, Index N) {  // in halves of tiles, and a little for each narrow one
+  auto const cost = [](Index M, Index N) {  // of the tiles, narrow ones a little more than half
     int const m = static_cast<int>(M), n = static_cast<int>(N);
     return Index{WeightTile::down(m)} * (WeightTile::across(n) * 32 + (WeightTile::has_narrow(n) ? 17 : 0));
   };
   if (cost(out.extent(2), out.extent(1)) < cost(out.extent(1), out.extent(2)))
-    return tensor_weights(ctx, op, groups, right, left, out.transposed(1, 2));
+    return tensor_weights(ctx, op, groups, turns, right, left, out.transposed(1, 2));
   WeightsProduct p;
-  p.groups = groups, p.out = out;
+  p.groups = groups, p.turns = turns, p.out = out;
   p.M = static_cast<int>(out.extent(1)), p.N = static_cast<int>(out.extent(2));
   if (!describe_tiles(p.left, left, 64) || !describe_tiles(p.right, right, 64)) return false;
-  allow_shared_memory(weights_tensor_kernel<T>);
+  allow_shared_memory(weights_tensor_kernel<T>, Tuning::shared_bytes);
   Index const tiles = groups.experts() * WeightTile::down(p.M) * (WeightTile::across(p.N) + WeightTile::has_narrow(p.N));
   weights_tensor_kernel<T>
       <<<tile_blocks(op, tiles, ctx.multiprocessors()), Tuning::threads, Tuning::shared_bytes, ctx.stream()>>>(p);
@@ -132,13 +131,16 @@ bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, View<
 
 /// One linear map of few rows, with what follows it.
 template <class T>
-void stream_rows(Cuda const& ctx, char const* op, StreamProduct<T> const& p, bool gated) {
-  dim3 const blocks{static_cast<unsigned>(ceil_div(Index{p.N}, Index{StreamTuning::rows})),
-                    static_cast<unsigned>(std::min(p.groups.experts(), Index{65535}))};
+void stream_rows(Cuda const& ctx, char const* op, StreamProduct<T> p, bool gated) {
+  Index const most = std::min(p.groups.experts(), p.groups.rows), panels = ceil_div(Index{p.N}, Index{StreamTuning::rows});
+  auto const launch = [&](auto kernel, int at_once) {
+    p.ahead = at_once * ctx.multiprocessors();
+    kernel<<<tile_blocks(op, most * panels, 0x3fffffff), StreamTuning::threads, 0, ctx.stream()>>>(p);
+  };
   if (gated)
-    stream_product_kernel<T, true><<<blocks, StreamTuning::threads, 0, ctx.stream()>>>(p);
+    launch(stream_product_kernel<T, true>, StreamTuning::at_once(true));
   else
-    stream_product_kernel<T, false><<<blocks, StreamTuning::threads, 0, ctx.stream()>>>(p);
+    launch(stream_product_kernel<T, false>, StreamTuning::at_once(false));
   check_launch(op);
 }
 

@@ -64,37 +64,15 @@ __device__ inline void turn_piece(Piece& x) {
   }
 }
 
-/// kind(x), element by element; what is asked for is looked at once.
-template <int Count, class A>
-__device__ void activate_run(Activation kind, A (&x)[Count]) {
-  with_activation(kind, [&](auto constant) {
-#pragma unroll
-    for (int i = 0; i < Count; ++i) x[i] = device_activate(constant.value, x[i]);
-  });
-}
-/// kind(x) in place of x, and its slope.
-template <int Count, class A>
-__device__ void activate_sloped_run(Activation kind, A (&x)[Count], A (&slope)[Count]) {
-  with_activation(kind, [&](auto constant) {
-#pragma unroll
-    for (int i = 0; i < Count; ++i) {
-      auto const both = device_activated(constant.value, x[i]);
-      x[i] = both.value, slope[i] = both.slope;
-    }
-  });
-}
-
-/// a from h, by eights; without a gate `value` is not read. h and a are rounded to T.
+/// kind(x), by eights, rounded to T.
 template <class T>
-__device__ Piece activated_piece(Activation kind, bool gated, Piece const& gate, Piece const& value) {
-  float a[8], v[8];
-  widen_piece<T>(gate, a);
-  activate_run(kind, a);
-  if (gated) {
-    widen_piece<T>(value, v);
+__device__ Piece activated_piece(Activation kind, Piece const& x) {
+  float a[8];
+  widen_piece<T>(x, a);
+  with_activation(kind, [&](auto constant) {
 #pragma unroll
-    for (int i = 0; i < 8; ++i) a[i] *= v[i];
-  }
+    for (int i = 0; i < 8; ++i) a[i] = device_activate(constant.value, a[i]);
+  });
   return round_piece<T>(a);
 }
 

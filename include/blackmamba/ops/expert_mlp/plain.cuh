@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(PlainTuning<T>::threads)
   if (!groups_right(p.groups)) return;
   constexpr Index side = Tuning::side;
   bool const left_along = p.left.across != 1 || p.left.along == 1, right_along = p.right.across != 1 || p.right.along == 1;
-  GroupWalk<Tuning::side, Tuning::side, false> walk{p.groups, static_cast<int>(p.N)};
+  GroupWalk<Tuning::side, Tuning::side, false, false> walk{p.groups, static_cast<int>(p.N)};
   int const down = static_cast<int>((p.M + side - 1) / side), across = static_cast<int>((p.N + side - 1) / side);
   int const count = Weights ? static_cast<int>(p.groups.experts()) * down * across : 0x7fffffff;
   for (int number = static_cast<int>(blockIdx.x); number < count; number += static_cast<int>(gridDim.x)) {

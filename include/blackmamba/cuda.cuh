@@ -54,6 +54,7 @@
 #include <blackmamba/ops/sinkhorn/cuda.cuh>
 #include <blackmamba/ops/softmax/cuda.cuh>
 #include <blackmamba/ops/sum_squares/cuda.cuh>
+#include <blackmamba/ops/top_k/cuda.cuh>
 #else
 #error \
     "<blackmamba/cuda.cuh> in a file that nvcc does not compile: link blackmamba::precompiled, which defines BLACKMAMBA_PRECOMPILED"

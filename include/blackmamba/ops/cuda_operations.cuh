@@ -45,6 +45,7 @@
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 #include <blackmamba/ops/softmax/softmax.hpp>
 #include <blackmamba/ops/sum_squares/sum_squares.hpp>
+#include <blackmamba/ops/top_k/top_k.hpp>
 
 #define BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) ACCUMULATOR(accumulate_on, AccumulateArgs)
 #define BLACKMAMBA_CUDA_activation(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
@@ -134,28 +135,30 @@
   STORAGE(softmax_on, SoftmaxArgs)                                       \
   STORAGE(log_softmax_on, SoftmaxArgs)
 #define BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) STORAGE(sum_squares_on, SumSquaresArgs)
+#define BLACKMAMBA_CUDA_top_k(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) STORAGE(top_k_on, TopKArgs)
 
-#define BLACKMAMBA_CUDA_OPERATIONS(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                      \
-  BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_activation(                                \
-      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_adamw(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                    \
-      BLACKMAMBA_CUDA_add(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d(                                \
-          STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
-          BLACKMAMBA_CUDA_convert(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_cross_entropy(                        \
-              STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_decay(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
-              BLACKMAMBA_CUDA_dispatch(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_embedding(                       \
-                  STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_expand_heads(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
-                  BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                            \
-                      BLACKMAMBA_CUDA_layer_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                        \
-                          BLACKMAMBA_CUDA_linear(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                        \
-                              BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                  \
-                                  BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                              \
-                                      BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                             \
-                                          BLACKMAMBA_CUDA_sample(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                        \
-                                              BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
-                                                  BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
-                                                      BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)          \
-                                                          BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)       \
-                                                              BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
+#define BLACKMAMBA_CUDA_OPERATIONS(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                        \
+  BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_activation(                                  \
+      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_adamw(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                      \
+      BLACKMAMBA_CUDA_add(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d(                                  \
+          STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)     \
+          BLACKMAMBA_CUDA_convert(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_cross_entropy(                          \
+              STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_decay(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
+              BLACKMAMBA_CUDA_dispatch(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_embedding(                         \
+                  STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_expand_heads(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
+                  BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                              \
+                      BLACKMAMBA_CUDA_layer_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                          \
+                          BLACKMAMBA_CUDA_linear(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                          \
+                              BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                    \
+                                  BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                \
+                                      BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                               \
+                                          BLACKMAMBA_CUDA_sample(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                          \
+                                              BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
+                                                  BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)     \
+                                                      BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
+                                                          BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)         \
+                                                              BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
+                                                                  BLACKMAMBA_CUDA_top_k(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
 
 #define BLACKMAMBA_DECLARE_TEMPLATE(name, Args) \
   template <Scalar T>                           \

@@ -48,7 +48,7 @@ struct RowPlan {
 
 /// A lane's pieces of one part of a row, the same of every matrix: P of them, 32 pieces apart.
 template <class T, int P, bool Whole>
-struct RowPieces {
+struct PackedRow {
   static constexpr int V = lanes_of<T>;
   using Stored = Lanes<T, V>[P];
 
@@ -61,7 +61,7 @@ struct RowPieces {
     for (Index i = blockIdx.y; i < plan.parts; i += gridDim.y) {
       Index const end = (i + 1) * plan.part < plan.D ? (i + 1) * plan.part : plan.D;
       Index const first = i * plan.part + static_cast<int>(threadIdx.x % 32) * V;
-      body(RowPieces{first, static_cast<int>(end - first)});
+      body(PackedRow{first, static_cast<int>(end - first)});
     }
   }
   __device__ __forceinline__ void load(View<T const, 2> const& x, Index row, Stored& out) const {
@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(RowPlan::threads)
     gather_tokens_kernel(__grid_constant__ View<Bits const, 2> const x, __grid_constant__ View<Index const, 1> const order,
                          Index slots, __grid_constant__ View<Bits, 2> const y, __grid_constant__ RowPlan const plan,
                          FaultSlot* fault) {
-  using Pieces = RowPieces<Bits, RowPlan::pieces, Whole>;
+  using Pieces = PackedRow<Bits, RowPlan::pieces, Whole>;
   plan.each_row([&](Index p) {
     Index const assignment = checked_place(order[p], plan.rows, p, fault);
     if (assignment < 0) return;
@@ -122,7 +122,7 @@ template <class T, bool Weighted, int K>
 __global__ void __launch_bounds__(RowPlan::threads)
     combine_few_kernel(__grid_constant__ SlotSums<T> const a, __grid_constant__ RowPlan const plan, FaultSlot* fault) {
   using A = accumulator_t<T>;
-  using Pieces = RowPieces<T, RowPlan::pieces, true>;
+  using Pieces = PackedRow<T, RowPlan::pieces, true>;
   Index const places = a.places.size();
   plan.each_row([&](Index t) {
     Index place[K];
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(RowPlan::threads)
     combine_kernel(__grid_constant__ SlotSums<T> const a, __grid_constant__ RowPlan const plan, FaultSlot* fault) {
   using A = accumulator_t<T>;
   constexpr int P = RowPlan::summed_pieces;
-  using Pieces = RowPieces<T, P, Whole>;
+  using Pieces = PackedRow<T, P, Whole>;
   Index const k = a.places.extent(1), places = a.places.size();
   plan.each_row([&](Index t) {
     Pieces::each_part(plan, [&](Pieces const& mine) {
@@ -215,7 +215,7 @@ __global__ void __launch_bounds__(RowPlan::threads)
                             FaultSlot* fault) {
   using A = accumulator_t<T>;
   constexpr int P = Whole ? RowPlan::pieces : RowPlan::summed_pieces;
-  using Pieces = RowPieces<T, P, Whole>;
+  using Pieces = PackedRow<T, P, Whole>;
   Index const k = a.places.extent(1);
   plan.each_row([&](Index i) {
     Index const t = k == 1 ? i : i / k, s = k == 1 ? 0 : i % k;

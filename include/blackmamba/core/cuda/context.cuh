@@ -99,9 +99,10 @@ class Cuda {
       detail::check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
                          "cudaDeviceGetAttribute");
       detail::check_cuda(cudaMalloc(&slots, slot_bytes), "cudaMalloc of the context's fault slots");
-      detail::check_cuda(cudaMemset(slots, 0xff, slot_bytes), "cudaMemset");
       if (own) detail::check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
       owns_stream = own;
+      // On the stream itself, which does not wait for others: an operation may come at once.
+      detail::check_cuda(cudaMemsetAsync(slots, 0xff, slot_bytes, stream), "cudaMemsetAsync");
     }
     State(State const&) = delete;
     State& operator=(State const&) = delete;

@@ -123,4 +123,43 @@ Report check(Ctx const& ctx, Options const& options = {}, std::vector<typename P
   return report;
 }
 
+/// Checks the operation on one context against the same operation on another: the same inputs in `T` on both, and outputs that may
+/// differ by what each of them may be wrong. `check` is the stronger one, for it knows the exact answer; this one needs no
+/// reference, and so sizes can be as large as the contexts can take.
+template <template <Scalar> class P, Scalar T, class Mine, class Theirs>
+Report check_between(Mine const& mine, Theirs const& theirs, Options const& options = {},
+                     std::vector<typename P<T>::Size> const& sizes = P<T>::sizes()) {
+  static_assert(Problem<P<T>>);
+  Report report{.title = concat(P<T>::name, ", ", scalar_traits<T>::name, ", ", Mine::name, " against ", Theirs::name)};
+  for (auto const& size : sizes)
+    for (Index repetition = 0; repetition < options.repetitions; ++repetition) {
+      auto const seed = options.seed + static_cast<std::uint64_t>(repetition);
+      auto const words = options.repetitions == 1 ? to_string(size) : concat(to_string(size), ", seed ", seed);
+      Inputs<T> inputs{seed}, same_inputs{seed};
+      P<T> here{size, inputs}, there{size, same_inputs};
+      auto const run = [](auto const& ctx, P<T>& problem) {
+        Placement<std::remove_cvref_t<decltype(ctx)>> place{ctx};
+        P<T>::operation(ctx, problem.args(place));
+        place.finish();
+      };
+      try {
+        run(theirs, there);
+        run(mine, here);
+      } catch (std::exception const& thrown) {
+        report.results.push_back(
+            {.size = words, .output = "-", .failure = concat(P<T>::name, " (", words, ") threw: ", thrown.what())});
+        continue;
+      }
+      auto const twice = [](auto output) {
+        output.cost.roundings += 1, output.cost.gain *= 2;
+        return output;
+      };
+      auto const outputs = std::apply([&](auto const&... one) { return std::tuple{twice(one)...}; }, here.outputs());
+      auto const expected = there.outputs();
+      constexpr auto count = std::tuple_size_v<std::remove_const_t<decltype(outputs)>>;
+      detail::judge_all(report, P<T>::name, words, outputs, expected, std::make_index_sequence<count>{});
+    }
+  return report;
+}
+
 }  // namespace blackmamba::verify

@@ -178,6 +178,13 @@ class Cuda {
     }
     if (device < 0 || device >= count)
       throw cuda_error(concat("Cuda: there is no device ", device, ", this process sees ", count), cudaErrorInvalidDevice);
+    int major = 0, minor = 0;
+    detail::check_cuda(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
+    detail::check_cuda(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
+    if (major < 8)
+      throw cuda_error(concat("Cuda: device ", device, " has compute capability ", major, '.', minor,
+                              ", and 8.0 is the least that the kernels are for; the CPU contexts work"),
+                       cudaErrorNoKernelImageForDevice);
     state_ = std::make_shared<State>(device, stream, own);
   }
 

@@ -1,7 +1,7 @@
 #pragma once
 /// \file
-/// Kernels that start before the ones queued before them have ended, and blocks that work in clusters. Both are of compute
-/// capability 9.0 on; elsewhere a launch is a plain one, of clusters of one block.
+/// Kernels that start before the ones queued before them have ended, which is of compute capability 9.0 on; elsewhere a launch is
+/// a plain one.
 
 #include <vector>
 
@@ -31,34 +31,27 @@ __device__ inline void prefetch_to_l2([[maybe_unused]] void const* from, [[maybe
 #endif
 }
 
-/// The block's place in its cluster.
-__device__ inline unsigned cluster_rank() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  std::uint32_t rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-#else
-  return 0;
-#endif
-}
-/// All threads of the cluster, and what they wrote to shared memory before.
-__device__ inline void synchronize_cluster() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-/// What another block of the cluster has at an address of this block's shared memory.
-__device__ inline float load_shared_of([[maybe_unused]] unsigned rank, float const* p) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  float x;
-  std::uint32_t address = static_cast<std::uint32_t>(__cvta_generic_to_shared(p));
-  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
-  return x;
-#else
-  return *p;
-#endif
-}
+/// While one lives, its maker says that nothing queued on the context, or queued meanwhile, writes weights: kernels read them
+/// before the kernels queued before theirs have ended. So it is in a step of generation, whose weights were there when the host
+/// last waited.
+class WeightsAtRest {
+ public:
+  explicit WeightsAtRest(Cuda const& ctx) : count_{count(ctx)} { ++count_; }
+  WeightsAtRest(WeightsAtRest const&) = delete;
+  WeightsAtRest& operator=(WeightsAtRest const&) = delete;
+  ~WeightsAtRest() { --count_; }
+
+  static bool said(Cuda const& ctx) { return count(ctx) > 0; }
+
+ private:
+  struct Count {
+    int living = 0;
+  };
+  static int& count(Cuda const& ctx) {
+    return ctx.resource<Count>([] { return std::make_shared<Count>(); }).living;
+  }
+  int& count_;
+};
 
 /// Which kernels can overlap on a context's device: those of whose code a version for 9.0 or later is what runs there.
 class OverlapTable {
@@ -81,26 +74,18 @@ class OverlapTable {
   std::vector<std::pair<void const*, bool>> known_;
 };
 
-/// Whether a kernel, of so much dynamic shared memory in each of its launches, can overlap and have clusters. Makes that much
-/// possible.
-template <class Kernel>
-bool can_overlap(Cuda const& ctx, Kernel* kernel, std::size_t shared_bytes) {
-  return ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); }).allows(kernel, shared_bytes);
-}
-
-/// Launches a kernel that may start before those before it have ended, in clusters of `cluster` blocks (a divisor of the blocks),
-/// both where `can_overlap`.
+/// Launches a kernel that may start before those before it have ended. Dynamic shared memory beyond 48 KiB is the same in each of
+/// its launches.
 template <class... Parameters, class... Arguments>
 void launch_overlapping(Cuda const& ctx, char const* name, void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
-                        std::size_t shared_bytes, unsigned cluster, Arguments const&... arguments) {
-  cudaLaunchAttribute attributes[2] = {};
-  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim.x = cluster, attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+                        std::size_t shared_bytes, Arguments const&... arguments) {
+  auto& table = ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); });
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = blocks, config.blockDim = threads, config.dynamicSmemBytes = shared_bytes, config.stream = ctx.stream();
-  config.attrs = attributes, config.numAttrs = can_overlap(ctx, kernel, shared_bytes) ? (cluster > 1 ? 2 : 1) : 0;
+  config.attrs = &attribute, config.numAttrs = table.allows(kernel, shared_bytes) ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel, arguments...), name);
 }
 

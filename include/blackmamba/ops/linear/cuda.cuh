@@ -20,30 +20,30 @@ bool rows_align(View<T, 2> const& view, Index bytes) {
 
 /// Rows of the small operand up to which streaming the big one is the faster way.
 template <class T>
-inline constexpr Index most_streamed = std::is_same_v<T, float> ? 8 : 64;
+inline constexpr Index most_streamed = std::is_same_v<T, float> ? 8 : 16;
 
 template <int Words, class T>
 void stream_words(Cuda const& ctx, Streamed<T> const& p) {
-  Index const rows = p.big_rows;
-  auto const blocks = [&](int each) { return ceil_div(rows, Index{each}); };
-  auto const cluster_log2 = [&](int each) {
-    Index const wanted = 2 * ctx.multiprocessors() / (3 * blocks(each));
-    return wanted >= 8 ? 3 : wanted >= 4 ? 2 : wanted >= 2 ? 1 : 0;
-  };
-  if constexpr (std::is_same_v<T, float>) {
-    if (p.small_rows == 1)
-      launch_stream<StreamLayout<1, 1, 8, 1, 4, Words>>(ctx, p, cluster_log2(8));
+  constexpr Index chunk = 16 * Words / static_cast<Index>(sizeof(T)), most_kept = 1 << 15;  // bytes
+  Index const chunks = ceil_div(p.depth, chunk);
+  bool const few_blocks = p.big_rows <= 4 * ctx.multiprocessors();
+  if (p.small_rows == 1 && p.depth * static_cast<Index>(sizeof(T)) <= most_kept) {
+    if (chunks <= 6)
+      launch_stream<StreamLayout<0, 1, 2, 4, 3, Words, 2>>(ctx, p);
+    else if (few_blocks)
+      launch_stream<StreamLayout<0, 1, 16, 1, 6, Words, 2>>(ctx, p);
+    else if (chunks <= 36)
+      launch_stream<StreamLayout<0, 1, 4, 1, 9, Words, 8>>(ctx, p);
     else
-      launch_stream<StreamLayout<8, 2, 8, 1, 1, Words>>(ctx, p, cluster_log2(16));
+      launch_stream<StreamLayout<0, 1, 8, 1, 6, Words, 4>>(ctx, p);
+  } else if constexpr (std::is_same_v<T, float>) {
+    launch_stream<StreamLayout<8, 2, 8, 1, 1, Words>>(ctx, p);
+  } else if (p.small_rows <= 8) {
+    launch_stream<StreamLayout<1, 1, 8, 1, 5, Words, 3>>(ctx, p);
+  } else if (few_blocks) {
+    launch_stream<StreamLayout<2, 1, 16, 1, 5, Words>>(ctx, p);
   } else {
-    if (p.small_rows <= 8)
-      launch_stream<StreamLayout<1, 1, 8, 1, 5, Words>>(ctx, p, cluster_log2(8));
-    else if (p.small_rows <= 16)
-      launch_stream<StreamLayout<2, 2, 8, 1, 2, Words>>(ctx, p, cluster_log2(16));
-    else if (p.small_rows <= 32)
-      launch_stream<StreamLayout<4, 4, 4, 1, 1, Words>>(ctx, p, cluster_log2(32));
-    else
-      launch_stream<StreamLayout<8, 4, 4, 2, 1, Words>>(ctx, p, cluster_log2(64));
+    launch_stream<StreamLayout<2, 2, 8, 1, 3, Words, 2>>(ctx, p);
   }
 }
 
@@ -69,7 +69,8 @@ bool stream_linear(Cuda const& ctx, LinearArgs<T> const& a) {
     if (a.bias) p.bias = a.bias.data(), (few_rows ? p.bias_big_stride : p.bias_small_stride) = a.bias.stride(0);
     p.out = a.y.data();
     p.out_big_stride = a.y.stride(few_rows ? 1 : 0), p.out_small_stride = a.y.stride(few_rows ? 0 : 1);
-    p.prefetch = few_rows && aligned == 16;
+    p.at_rest = few_rows && WeightsAtRest::said(ctx);
+    p.prefetch = few_rows && aligned == 16 && !p.at_rest;
     if (aligned == 16)
       stream_words<4>(ctx, p);
     else
@@ -80,7 +81,7 @@ bool stream_linear(Cuda const& ctx, LinearArgs<T> const& a) {
 
 }  // namespace detail
 
-/// Fast where the last dimension of x, weight and y is contiguous: up to 64 rows (8 of float) and up to 16 outputs (8 of float)
+/// Fast where the last dimension of x, weight and y is contiguous: up to 16 rows (8 of float) and up to 16 outputs (8 of float)
 /// at the pace of the memory, where rows are aligned to 16 bytes, or 8; otherwise at cuBLASLt's. float is true float32. The first
 /// product of a context that is cuBLASLt's makes its handle and allocates its workspace. Two runs give the same bits.
 template <Scalar T>

@@ -2,9 +2,9 @@
 /// \file
 /// The linear map of few rows on a GPU, and of many rows to few outputs: one operand comes from memory once, the other is small.
 ///
-/// A block has 8 · Rows rows of the big operand times all of the small one; its warps, and those of the other blocks of its
-/// cluster, have a piece of the depth each. A lane reads 16 bytes of one row, a quarter of 64 neighbouring bytes, and so the
-/// fragments of m16n8k16 without shared memory: the depth is summed in an order of its own, the same for both operands.
+/// A block has 8 · Rows rows of the big operand times all of the small one; its warps have a piece of the depth each. A lane reads
+/// 16 bytes of one row, a quarter of 64 neighbouring bytes, and so the fragments of m16n8k16 without shared memory: the depth is
+/// summed in an order of its own, the same for both operands.
 
 #include <blackmamba/core/cuda/math.cuh>
 #include <blackmamba/core/cuda/overlap.cuh>
@@ -24,7 +24,8 @@ struct Streamed {
   Index bias_big_stride, bias_small_stride;
   T* out;
   Index out_big_stride, out_small_stride;
-  bool prefetch;  ///< big comes from no kernel just before
+  bool prefetch;  ///< big is likely to come from memory, and from no kernel just before
+  bool at_rest;   ///< big is not being written: see WeightsAtRest
 };
 
 /// `Words` words of 4 bytes in one read, zeros where there is nothing to read. The compiler leaves it where it is.
@@ -58,16 +59,19 @@ __device__ void multiply_tile(float (&sums)[4], std::uint32_t const (&a)[4], std
 #endif
 }
 
-/// A warp's sums of 8 · Rows rows of big by 8 · Eights of small, by tensor cores.
+/// A warp's sums of 8 · Rows rows of big by 8 · Eights of small, by tensor cores. Few of them are several sums each, so that one
+/// multiplication does not wait for the one before.
 template <class T, int Eights, int Rows, int Words>
 struct StreamTile {
   static constexpr int small_rows = 8 * Eights, small_reads = Eights, pairs = (Eights + 1) / 2;
-  float sums[pairs][Rows][4] = {};
+  static constexpr int sets = pairs * Rows >= 4 ? 1 : 4 / (pairs * Rows);
+  float sums[sets][pairs][Rows][4] = {};
 
   /// The row of small that a lane reads i-th.
   static __device__ unsigned small_row(unsigned i, unsigned lane) { return 8 * i + lane / 4; }
 
-  __device__ void add(std::uint32_t const (&big)[Rows][Words], std::uint32_t const (&small)[Eights][Words]) {
+  /// The u-th chunk: u is known when this is compiled.
+  __device__ void add(int u, std::uint32_t const (&big)[Rows][Words], std::uint32_t const (&small)[Eights][Words]) {
 #pragma unroll
     for (int w = 0; w < Words; w += 2)
 #pragma unroll
@@ -75,7 +79,7 @@ struct StreamTile {
         std::uint32_t a[4] = {small[2 * i][w], 0, small[2 * i][w + 1], 0};
         if constexpr (Eights > 1) a[1] = small[2 * i + 1][w], a[3] = small[2 * i + 1][w + 1];
 #pragma unroll
-        for (int r = 0; r < Rows; ++r) multiply_tile<T>(sums[i][r], a, big[r][w], big[r][w + 1]);
+        for (int r = 0; r < Rows; ++r) multiply_tile<T>(sums[(u * Words + w) / 2 % sets][i][r], a, big[r][w], big[r][w + 1]);
       }
   }
 
@@ -86,9 +90,12 @@ struct StreamTile {
 #pragma unroll
       for (int half = 0; half < (Eights > 1 ? 2 : 1); ++half)
 #pragma unroll
-        for (int r = 0; r < Rows; ++r)
-          *reinterpret_cast<float2*>(to + (16 * i + 8 * half + lane / 4) * pitch + 8 * r + lane % 4 * 2) = {
-              sums[i][r][2 * half], sums[i][r][2 * half + 1]};
+        for (int r = 0; r < Rows; ++r) {
+          float2 sum{0, 0};
+#pragma unroll
+          for (int set = 0; set < sets; ++set) sum.x += sums[set][i][r][2 * half], sum.y += sums[set][i][r][2 * half + 1];
+          *reinterpret_cast<float2*>(to + (16 * i + 8 * half + lane / 4) * pitch + 8 * r + lane % 4 * 2) = sum;
+        }
   }
 };
 
@@ -100,7 +107,7 @@ struct StreamTile<float, Eights, Rows, Words> {
 
   static __device__ unsigned small_row(unsigned i, unsigned) { return i; }
 
-  __device__ void add(std::uint32_t const (&big)[Rows][Words], std::uint32_t const (&small)[Eights][Words]) {
+  __device__ void add(int, std::uint32_t const (&big)[Rows][Words], std::uint32_t const (&small)[Eights][Words]) {
 #pragma unroll
     for (int w = 0; w < Words; ++w)
 #pragma unroll
@@ -123,36 +130,34 @@ struct StreamTile<float, Eights, Rows, Words> {
 };
 
 /// How a block is laid out: `Depth` warps along the depth times `Wide` along the rows of big; a lane has `Ahead` reads of each of
-/// its rows under way. `Eights` as StreamTile has it.
+/// its rows under way. `Eights` as StreamTile has it; with 0 small is one row, which the block keeps in shared memory.
 template <int Eights_, int Rows_, int Depth_, int Wide_, int Ahead_, int Words_ = 4, int Blocks_ = 1>
 struct StreamLayout {
-  static constexpr int Eights = Eights_, Rows = Rows_, Depth = Depth_, Wide = Wide_, Ahead = Ahead_, Words = Words_,
+  static constexpr bool kept = Eights_ == 0;
+  static constexpr int Eights = kept ? 1 : Eights_, Rows = Rows_, Depth = Depth_, Wide = Wide_, Ahead = Ahead_, Words = Words_,
                        Blocks = Blocks_;
   static constexpr int threads = 32 * Depth * Wide, columns = 8 * Rows * Wide;
   static constexpr int pitch = columns + (columns % 32 == 0 ? 8 : 0);
+  static_assert(columns <= threads);
 };
 
-/// Blocks (tiles of rows of big by ranks in the cluster of 2^cluster_log2).
+/// A block has `columns` rows of big.
 template <class T, class L>
-__global__ void __launch_bounds__(L::threads, L::Blocks)
-    stream_kernel(__grid_constant__ Streamed<T> const p, unsigned cluster_log2) {
+__global__ void __launch_bounds__(L::threads, L::Blocks) stream_kernel(__grid_constant__ Streamed<T> const p) {
   using Tile = StreamTile<T, L::Eights, L::Rows, L::Words>;
   constexpr unsigned chunk = 16 * L::Words / sizeof(T);  // elements of a row that four lanes read at once
   constexpr unsigned one = chunk / 4;
-  extern __shared__ __align__(16) float parts[];  // (Depth, small_rows, pitch)
+  constexpr unsigned size = Tile::small_rows * L::pitch;
+  extern __shared__ __align__(16) float parts[];  // (Depth, small_rows, pitch), and the kept row
+  using Read = std::conditional_t<L::Words == 4, uint4, uint2>;
+  Read* const kept = reinterpret_cast<Read*>(parts + L::Depth * size);
   let_next_start();
-  unsigned const thread = threadIdx.x, lane = thread % 32, warp = thread / 32, cluster = 1u << cluster_log2;
-  unsigned const warp_depth = warp % L::Depth, rank = cluster > 1 ? cluster_rank() : 0;
-  Index const begin = Index{blockIdx.x >> cluster_log2} * L::columns;
-  unsigned const chunks = (static_cast<unsigned>(p.depth) + chunk - 1) / chunk;
-  auto const piece_begin = [&](unsigned piece) { return chunks * piece / L::Depth >> cluster_log2; };
-
-  if (p.prefetch) {
-    unsigned const from = piece_begin(rank * L::Depth) * chunk;
-    unsigned const to = min(static_cast<unsigned>(p.depth), piece_begin((rank + 1) * L::Depth) * chunk);
-    if (thread < L::columns && begin + thread < p.big_rows && from < to)
-      prefetch_to_l2(p.big + (begin + thread) * p.big_stride + from, (to - from) * static_cast<unsigned>(sizeof(T)));
-  }
+  unsigned const thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warp_depth = warp % L::Depth;
+  unsigned const depth = static_cast<unsigned>(p.depth), chunks = (depth + chunk - 1) / chunk;
+  Index const begin = Index{blockIdx.x} * L::columns;
+  auto const piece_begin = [&](unsigned piece) { return chunks * piece / L::Depth; };
+  if (p.prefetch && thread < L::columns && begin + thread < p.big_rows)
+    prefetch_to_l2(p.big + (begin + thread) * p.big_stride, depth * static_cast<unsigned>(sizeof(T)));
 
   // Rows beyond the last are read again from the last: their sums go nowhere.
   T const* big[L::Rows];
@@ -163,73 +168,90 @@ __global__ void __launch_bounds__(L::threads, L::Blocks)
 #pragma unroll
   for (int i = 0; i < Tile::small_reads; ++i)
     small[i] = p.small + min(Index{Tile::small_row(i, lane)}, p.small_rows - 1) * p.small_stride + lane % 4 * one;
+  // Outputs are dealt out in the order in which they lie in memory. A thread's first has its bias read early.
+  bool const along_small = p.out_small_stride == 1;
+  unsigned const rows = static_cast<unsigned>(min(p.small_rows, Index{Tile::small_rows})), outputs = rows * L::columns;
+  auto const small_of = [&](unsigned n) { return L::kept ? 0 : along_small ? n % rows : n / L::columns; };
+  auto const big_of = [&](unsigned n) { return L::kept ? n : along_small ? n / rows : n % L::columns; };
+  auto const bias_of = [&](unsigned n) -> float {
+    if (!p.bias || begin + big_of(n) >= p.big_rows) return 0;
+    return device_widen(p.bias[small_of(n) * p.bias_small_stride + (begin + big_of(n)) * p.bias_big_stride]);
+  };
 
   Tile tile;
-  unsigned const last = piece_begin(rank * L::Depth + warp_depth + 1);
-  await_kernels_before();
-#pragma unroll 1
-  for (unsigned first = piece_begin(rank * L::Depth + warp_depth); first < last; first += L::Ahead) {
-    std::uint32_t of_big[L::Ahead][L::Rows][L::Words], of_small[L::Ahead][Tile::small_reads][L::Words];
+  unsigned first = piece_begin(warp_depth);
+  unsigned const last = piece_begin(warp_depth + 1);
+  std::uint32_t of_big[L::Ahead][L::Rows][L::Words], of_small[L::Ahead][Tile::small_reads][L::Words];
+  auto const there = [&](int u) { return first + u < last && (first + u) * chunk + lane % 4 * one < depth; };
+  auto const read_big = [&] {
+#pragma unroll
+    for (int u = 0; u < L::Ahead; ++u)
+#pragma unroll
+      for (int r = 0; r < L::Rows; ++r) load_words(of_big[u][r], big[r] + (first + u) * chunk, there(u));
+  };
+  auto const read_small = [&] {
+    if constexpr (!L::kept) {
+#pragma unroll
+      for (int u = 0; u < L::Ahead; ++u)
+#pragma unroll
+        for (int i = 0; i < Tile::small_reads; ++i) load_words(of_small[u][i], small[i] + (first + u) * chunk, there(u));
+    }
+  };
+  auto const add = [&] {
 #pragma unroll
     for (int u = 0; u < L::Ahead; ++u) {
-      unsigned const k = (first + u) * chunk;
-      bool const there = first + u < last && k + lane % 4 * one < static_cast<unsigned>(p.depth);
-#pragma unroll
-      for (int r = 0; r < L::Rows; ++r) load_words(of_big[u][r], big[r] + k, there);
-#pragma unroll
-      for (int i = 0; i < Tile::small_reads; ++i) load_words(of_small[u][i], small[i] + k, there);
+      if constexpr (L::kept) {
+        Read read{};
+        if (there(u)) read = kept[(first + u) * 4 + lane % 4];
+        of_small[u][0][0] = read.x, of_small[u][0][1] = read.y;
+        if constexpr (L::Words == 4) of_small[u][0][2] = read.z, of_small[u][0][3] = read.w;
+      }
+      tile.add(u, of_big[u], of_small[u]);
     }
-#pragma unroll
-    for (int u = 0; u < L::Ahead; ++u) tile.add(of_big[u], of_small[u]);
+    first += L::Ahead;
+  };
+  if (!p.at_rest) await_kernels_before();
+  read_big();
+  if (p.at_rest) await_kernels_before();
+  float const first_bias = thread < outputs ? bias_of(thread) : 0;
+  read_small();
+  if constexpr (L::kept) {
+    for (unsigned n = thread; n < chunks * 4; n += L::threads) {
+      std::uint32_t words[L::Words];
+      load_words(words, p.small + n * one, n * one < depth);
+      if constexpr (L::Words == 4)
+        kept[n] = {words[0], words[1], words[2], words[3]};
+      else
+        kept[n] = {words[0], words[1]};
+    }
+    __syncthreads();
+  }
+  add();
+#pragma unroll 1
+  while (first < last) {
+    read_big(), read_small();
+    add();
   }
 
-  constexpr int size = Tile::small_rows * L::pitch;
   tile.store(parts + warp_depth * size + warp / L::Depth * L::Rows * 8, L::pitch, lane);
   __syncthreads();
-  unsigned const rows = static_cast<unsigned>(min(p.small_rows, Index{Tile::small_rows}));
-  auto const each_output = [&](unsigned from, unsigned step, auto const& body) {
-    bool const along_small = p.out_small_stride == 1;
 #pragma unroll 1
-    for (unsigned n = from; n < rows * L::columns; n += step) {
-      unsigned const i = along_small ? n % rows : n / L::columns, j = along_small ? n / rows : n % L::columns;
-      body(i, begin + j, i * L::pitch + j);
-    }
-  };
-  auto const write = [&](unsigned i, Index j, float sum) {
-    if (j >= p.big_rows) return;
-    if (p.bias) sum += device_widen(p.bias[i * p.bias_small_stride + j * p.bias_big_stride]);
-    p.out[i * p.out_small_stride + j * p.out_big_stride] = device_round<T>(sum);
-  };
-  auto const sum_of_warps = [&](unsigned at) {
+  for (unsigned n = thread; n < outputs; n += L::threads) {
+    unsigned const i = small_of(n), j = big_of(n), at = i * L::pitch + j;
     float sum = parts[at];
 #pragma unroll
     for (int d = 1; d < L::Depth; ++d) sum += parts[at + d * size];
-    return sum;
-  };
-  if (cluster == 1) {
-    each_output(thread, L::threads, [&](unsigned i, Index j, unsigned at) { write(i, j, sum_of_warps(at)); });
-  } else {
-    each_output(thread, L::threads, [&](unsigned, Index, unsigned at) { parts[at] = sum_of_warps(at); });
-    synchronize_cluster();
-    each_output(rank * L::threads + thread, cluster * L::threads, [&](unsigned i, Index j, unsigned at) {
-      float sum = 0;
-#pragma unroll 4
-      for (unsigned c = 0; c < cluster; ++c) sum += load_shared_of(c, parts + at);
-      write(i, j, sum);
-    });
-    synchronize_cluster();  // before a block's shared memory goes
+    sum += n == thread ? first_bias : bias_of(n);
+    if (begin + j < p.big_rows) p.out[i * p.out_small_stride + (begin + j) * p.out_big_stride] = device_round<T>(sum);
   }
 }
 
-/// In clusters of 2^cluster_log2 blocks, where the device has them.
 template <class L, class T>
-void launch_stream(Cuda const& ctx, Streamed<T> const& p, int cluster_log2) {
-  auto* const kernel = &stream_kernel<T, L>;
-  constexpr std::size_t shared = sizeof(float) * L::Depth * StreamTile<T, L::Eights, L::Rows, L::Words>::small_rows * L::pitch;
-  if (!can_overlap(ctx, kernel, shared)) cluster_log2 = 0;
-  auto const blocks = static_cast<unsigned>(ceil_div(p.big_rows, Index{L::columns})) << cluster_log2;
-  launch_overlapping(ctx, "stream_kernel", kernel, blocks, L::threads, shared, 1u << cluster_log2, p,
-                     static_cast<unsigned>(cluster_log2));
+void launch_stream(Cuda const& ctx, Streamed<T> const& p) {
+  std::size_t shared = sizeof(float) * L::Depth * StreamTile<T, L::Eights, L::Rows, L::Words>::small_rows * L::pitch;
+  if (L::kept) shared += static_cast<std::size_t>(ceil_div(p.depth * static_cast<Index>(sizeof(T)), Index{64}) * 64);
+  launch_overlapping(ctx, "stream_kernel", &stream_kernel<T, L>, static_cast<unsigned>(ceil_div(p.big_rows, Index{L::columns})),
+                     L::threads, shared, p);
 }
 
 }  // namespace blackmamba::detail

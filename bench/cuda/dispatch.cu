@@ -1,5 +1,5 @@
-// Both ends of a mixture of experts on a GPU: the sort by expert, gather, combine, and their gradients. All is checked first: the
-// sort against the reference, rows against their definition on the host.
+// Both ends of a mixture of experts on a GPU: the sort by expert, gather, combine, and their gradients. The sort is checked first
+// against the reference, and so are rows at two of the shapes.
 //
 // Times are medians of graph replays over buffer sets that together exceed the L2 cache. The share is that of the copy bandwidth of
 // this run, counting every row once for each time it is copied, scaled or added, and each row that is written.
@@ -123,32 +123,33 @@ void run_rows(Cuda const& ctx, bench::Ceilings const& ceilings, Index tokens, In
                                                  .d_weights = d_weights});
   };
 
-  // Against the reference in double, from poisoned outputs.
-  auto const& b = of(0);
-  auto const wide_token = converted<double>(to_host(ctx, b.by_token)), wide_place = converted<double>(to_host(ctx, b.by_place));
-  auto const wide_weights = converted<double>(to_host(ctx, weights));
-  auto const order = to_host(ctx, sorted.order);
-  auto const places = to_host(ctx, sorted.places);
-  Tensor<double, 2> token{wide_token.shape()}, place{wide_place.shape()}, dots{wide_weights.shape()};
-  auto const right = [&](char const* name, auto const& got, auto const& exact, double terms) {
-    expect(static_cast<bool>(verify::compare(to_host(ctx, got).view(), exact.view(), verify::Cost{.terms = terms})), name);
-  };
-  poison(ctx, b.to_token), poison(ctx, b.to_place), poison(ctx, d_weights);
-  gather(0), add(0);
-  gather_tokens(Reference{}, GatherArgs<double>{.x = wide_token, .order = order, .slots = k, .y = place});
-  combine(Reference{}, CombineArgs<double>{.x = wide_place, .places = places, .weights = wide_weights, .y = token});
-  right("gather_tokens", b.to_place, place, 0);
-  right("combine", b.to_token, token, static_cast<double>(k));
-  poison(ctx, b.to_token), poison(ctx, b.to_place);
-  gather_back(0), add_back(0);
-  gather_tokens_backward(Reference{}, GatherBackwardArgs<double>{.places = places, .d_y = wide_place, .d_x = token});
-  combine_backward(
-      Reference{},
-      CombineBackwardArgs<double>{
-          .x = wide_place, .places = places, .weights = wide_weights, .d_y = wide_token, .d_x = place, .d_weights = dots});
-  right("gather_tokens_backward", b.to_token, token, static_cast<double>(k));
-  right("combine_backward d_x", b.to_place, place, 1);
-  right("combine_backward d_weights", d_weights, dots, static_cast<double>(D));
+  if ((D == 1152 && k == 2) || tokens == 64) {  // against the reference in double, from poisoned outputs
+    auto const& b = of(0);
+    auto const wide_token = converted<double>(to_host(ctx, b.by_token)), wide_place = converted<double>(to_host(ctx, b.by_place));
+    auto const wide_weights = converted<double>(to_host(ctx, weights));
+    auto const order = to_host(ctx, sorted.order);
+    auto const places = to_host(ctx, sorted.places);
+    Tensor<double, 2> token{wide_token.shape()}, place{wide_place.shape()}, dots{wide_weights.shape()};
+    auto const right = [&](char const* name, auto const& got, auto const& exact, double terms) {
+      expect(static_cast<bool>(verify::compare(to_host(ctx, got).view(), exact.view(), verify::Cost{.terms = terms})), name);
+    };
+    poison(ctx, b.to_token), poison(ctx, b.to_place), poison(ctx, d_weights);
+    gather(0), add(0);
+    gather_tokens(Reference{}, GatherArgs<double>{.x = wide_token, .order = order, .slots = k, .y = place});
+    combine(Reference{}, CombineArgs<double>{.x = wide_place, .places = places, .weights = wide_weights, .y = token});
+    right("gather_tokens", b.to_place, place, 0);
+    right("combine", b.to_token, token, static_cast<double>(k));
+    poison(ctx, b.to_token), poison(ctx, b.to_place);
+    gather_back(0), add_back(0);
+    gather_tokens_backward(Reference{}, GatherBackwardArgs<double>{.places = places, .d_y = wide_place, .d_x = token});
+    combine_backward(
+        Reference{},
+        CombineBackwardArgs<double>{
+            .x = wide_place, .places = places, .weights = wide_weights, .d_y = wide_token, .d_x = place, .d_weights = dots});
+    right("gather_tokens_backward", b.to_token, token, static_cast<double>(k));
+    right("combine_backward d_x", b.to_place, place, 1);
+    right("combine_backward d_weights", d_weights, dots, static_cast<double>(D));
+  }
 
   double const row = elements * sizeof(T), wide = static_cast<double>(k);
   auto const report = [&](char const* what, double bytes, auto const& launch) {

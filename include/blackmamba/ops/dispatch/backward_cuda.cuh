@@ -28,12 +28,12 @@ void gather_tokens_backward_on(Cuda const& ctx, GatherBackwardArgs<T> const& a) 
 /// and told at the next wait. Two runs give the same bits.
 template <Scalar T>
 void combine_backward_on(Cuda const& ctx, CombineBackwardArgs<T> const& a) {
-  constexpr int V = detail::lanes_of<T>;
+  constexpr int V = detail::RowPiece<T>::columns;
   Index const rows = a.places.size(), D = a.d_y.extent(1);
   if (rows == 0 || (!a.d_x && !a.d_weights)) return;
   detail::DeviceScope const device{ctx.device()};
-  auto const aligned = [](auto const& view) { return !view || detail::lanes_align<V>(view); };
-  bool const whole = aligned(a.x) && aligned(a.d_y) && aligned(a.d_x) && D % V == 0;
+  auto const aligned = [](auto const& view) { return !view || detail::pieces_align(view); };
+  bool const whole = aligned(a.x) && aligned(a.d_y) && aligned(a.d_x);
   detail::RowPlan const plan{rows, D, V, whole ? detail::RowPlan::pieces : detail::RowPlan::summed_pieces, false, whole};
   auto* const fault = ctx.fault(detail::combine_back_place_outside);
   plan.choose([&](auto whole) {

@@ -42,11 +42,11 @@ void dispatch_on(Ctx const& ctx, DispatchArgs const& a) {
 template <Scalar T>
 void gather_tokens_on(Cuda const& ctx, GatherArgs<T> const& a) {
   using Bits = detail::BitsOfSize<sizeof(T)>;
-  constexpr int V = detail::lanes_of<T>;
+  constexpr int V = detail::RowPiece<T>::columns;
   Index const rows = a.y.extent(0), D = a.y.extent(1);
   if (rows == 0 || D == 0) return;
   detail::DeviceScope const device{ctx.device()};
-  detail::RowPlan const plan{rows, D, V, detail::RowPlan::pieces, true, detail::lanes_align<V>(a.x) && detail::lanes_align<V>(a.y)};
+  detail::RowPlan const plan{rows, D, V, detail::RowPlan::pieces, true, detail::pieces_align(a.x) && detail::pieces_align(a.y)};
   auto* const fault = ctx.fault(detail::gather_order_outside);
   plan.choose([&](auto whole) {
     detail::gather_tokens_kernel<Bits, whole>

@@ -5,10 +5,25 @@
 #include <algorithm>
 
 #include <blackmamba/core/cuda/context.cuh>
-#include <blackmamba/core/cuda/elementwise.cuh>
+#include <blackmamba/core/cuda/math.cuh>
 #include <blackmamba/ops/dispatch/backward.hpp>
 
 namespace blackmamba::detail {
+
+/// 16 bytes of a row, in registers.
+template <class T>
+struct alignas(16) RowPiece {
+  static constexpr int columns = 16 / static_cast<int>(sizeof(T));
+  T of[columns];
+};
+
+/// Whether the pieces of a matrix can be read and written in one access each.
+template <class T>
+bool pieces_align(View<T, 2> const& view) {
+  constexpr int V = RowPiece<std::remove_const_t<T>>::columns;
+  return view.stride(1) == 1 && reinterpret_cast<std::uintptr_t>(view.data()) % 16 == 0 && view.extent(1) % V == 0 &&
+         (view.extent(0) == 1 || view.stride(0) % V == 0);
+}
 
 /// How rows are dealt. Measured choices: docs/benchmarks/dispatch.md has the measurements.
 struct RowPlan {
@@ -23,7 +38,7 @@ struct RowPlan {
 
   /// \param V  columns of a piece  \param P  pieces of a lane  \param split  whether parts of a row go to different warps
   RowPlan(Index row_count, Index columns, int V, int P, bool split, bool all_whole)
-      : rows{row_count}, D{columns}, whole{all_whole && columns % V == 0} {
+      : rows{row_count}, D{columns}, whole{all_whole} {
     Index const of_row = ceil_div(D, Index{V});
     parts = std::max(Index{1}, ceil_div(of_row, Index{32 * P}));
     part = ceil_div(of_row, parts) * V;
@@ -49,8 +64,8 @@ struct RowPlan {
 /// A lane's pieces of one part of a row, the same of every matrix: P of them, 32 pieces apart.
 template <class T, int P, bool Whole>
 struct PackedRow {
-  static constexpr int V = lanes_of<T>;
-  using Stored = Lanes<T, V>[P];
+  static constexpr int V = RowPiece<T>::columns;
+  using Stored = RowPiece<T>[P];
 
   Index first;  ///< column of this lane
   int length;   ///< columns from there to the end of the part
@@ -71,7 +86,14 @@ struct PackedRow {
     for (int u = 0; u < P; ++u) {
       int const left = length - u * 32 * V;
       out[u] = {};
-      if (left > 0) out[u] = load_lanes<V>(from + u * 32 * V * step, step, Whole, Whole || left > V ? V : left);
+      if (left <= 0) continue;
+      if constexpr (Whole) {
+        out[u] = *reinterpret_cast<RowPiece<T> const*>(from + u * 32 * V);
+      } else {
+#pragma unroll
+        for (int i = 0; i < V; ++i)
+          if (i < left) out[u].of[i] = from[(u * 32 * V + i) * step];
+      }
     }
   }
   /// `piece(u)` is what goes there.
@@ -82,7 +104,15 @@ struct PackedRow {
 #pragma unroll
     for (int u = 0; u < P; ++u) {
       int const left = length - u * 32 * V;
-      if (left > 0) store_lanes<V>(to + u * 32 * V * step, step, Whole, Whole || left > V ? V : left, piece(u));
+      if (left <= 0) continue;
+      RowPiece<T> const x = piece(u);
+      if constexpr (Whole) {
+        *reinterpret_cast<RowPiece<T>*>(to + u * 32 * V) = x;
+      } else {
+#pragma unroll
+        for (int i = 0; i < V; ++i)
+          if (i < left) to[(u * 32 * V + i) * step] = x.of[i];
+      }
     }
   }
 };
@@ -141,7 +171,7 @@ __global__ void __launch_bounds__(RowPlan::threads)
       for (int s = 0; s < K; ++s)
         if (place[s] >= 0) mine.load(a.x, place[s], row[s]);
       mine.store(a.y, t, [&](int u) {
-        Lanes<T, Pieces::V> y;
+        RowPiece<T> y;
 #pragma unroll
         for (int i = 0; i < Pieces::V; ++i) {
           A sum{0};
@@ -179,7 +209,7 @@ __global__ void __launch_bounds__(RowPlan::threads)
           for (int i = 0; i < Pieces::V; ++i) sum[u][i] = fma(weight, device_widen(row[u].of[i]), sum[u][i]);
       }
       mine.store(a.y, t, [&](int u) {
-        Lanes<T, Pieces::V> y;
+        RowPiece<T> y;
 #pragma unroll
         for (int i = 0; i < Pieces::V; ++i) y.of[i] = device_round<T>(sum[u][i]);
         return y;
@@ -191,11 +221,11 @@ __global__ void __launch_bounds__(RowPlan::threads)
 /// Launches the sums over slots.
 template <bool Weighted, class T>
 void sum_slots(Cuda const& ctx, SlotSums<T> const& a, FaultSlot* fault) {
-  constexpr int V = lanes_of<T>;
+  constexpr int V = RowPiece<T>::columns;
   Index const rows = a.y.extent(0), D = a.y.extent(1), k = a.places.extent(1);
   if (rows == 0 || D == 0) return;
   DeviceScope const device{ctx.device()};
-  bool const whole = lanes_align<V>(a.x) && lanes_align<V>(a.y);
+  bool const whole = pieces_align(a.x) && pieces_align(a.y);
   RowPlan const few{rows, D, V, RowPlan::pieces, true, whole}, plan{rows, D, V, RowPlan::summed_pieces, true, whole};
   if (few.whole && k == 1)
     combine_few_kernel<T, Weighted, 1><<<few.blocks, few.threads, 0, ctx.stream()>>>(a, few, fault);
@@ -235,7 +265,7 @@ __global__ void __launch_bounds__(RowPlan::threads)
         }
         if (!a.d_x) return;
         mine.store(a.d_x, place, [&](int u) {
-          Lanes<T, Pieces::V> d_x;
+          RowPiece<T> d_x;
 #pragma unroll
           for (int v = 0; v < Pieces::V; ++v) d_x.of[v] = device_round<T>(weight * device_widen(d_y[u].of[v]));
           return d_x;

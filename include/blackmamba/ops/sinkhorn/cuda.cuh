@@ -109,26 +109,27 @@ void launch_sinkhorn(Cuda const& ctx, SinkhornJob<A>& job) {
       clusters_fit<A, Resident>(ctx.device())) {
     Index blocks = 1;
     while (blocks < sinkhorn_most_blocks && blocks * least < wanted) blocks *= 2;
-    Index const threads = round_up(ceil_div(wanted, blocks));
+    Index const threads = std::max(Index{least}, round_up(ceil_div(wanted, blocks)));
     job.clustered = blocks > 1;
     int const shared = sinkhorn_shared_bytes(job.group, static_cast<int>(threads), true, sizeof(A));
     return launch_together(ctx, Resident, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, job.clustered,
                            job);
   }
-  int const shared = sinkhorn_shared_bytes(job.group, least, false, sizeof(A));
+  // Few blocks, for each reads what all of them leave; but as many multiprocessors as there are tokens for.
+  int const threads = wanted <= Index{least} * ctx.multiprocessors() ? least : most;
+  int const shared = sinkhorn_shared_bytes(job.group, threads, false, sizeof(A));
   auto const launch = [&](auto kernel, Index blocks) {
     job.partial = ctx.scratch().template take<A>(Shape<3>{2, Index{job.group} * sinkhorn_columns + 1, blocks}).data();
-    launch_together(ctx, kernel, static_cast<unsigned>(blocks), least, shared, false, job);
+    launch_together(ctx, kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, false, job);
   };
-  Index const blocks = ceil_div(wanted, Index{least});
-  if (blocks <= blocks_at_once(ctx, Resident, least, shared)) return launch(Resident, blocks);
-  launch(Looping, std::min(blocks, blocks_at_once(ctx, Looping, least, shared)));
+  Index const blocks = ceil_div(wanted, Index{threads});
+  if (blocks <= blocks_at_once(ctx, Resident, threads, shared)) return launch(Resident, blocks);
+  launch(Looping, std::min(blocks, blocks_at_once(ctx, Looping, threads, shared)));
 }
 
 template <Scalar T, class Args>
 SinkhornJob<accumulator_t<T>> sinkhorn_job(Args const& a) {
   using A = accumulator_t<T>;
-  constexpr int C = sinkhorn_columns;
   SinkhornJob<A> job;
   if constexpr (std::is_same_v<T, float>) job.floats = a.logits;
   if constexpr (std::is_same_v<T, half>) job.halves = a.logits;
@@ -137,7 +138,7 @@ SinkhornJob<accumulator_t<T>> sinkhorn_job(Args const& a) {
   job.plan = a.plan, job.report = a.report;
   job.tokens = a.logits.extent(0), job.E = a.logits.extent(1);
   job.tolerance = a.tolerance, job.max_iterations = a.max_iterations, job.sharpness = static_cast<A>(a.sharpness);
-  job.whole = lanes_align<C>(a.logits), job.plan_whole = lanes_align<C>(a.plan);
+  job.whole = fours_align(a.logits), job.plan_whole = fours_align(a.plan);
   return job;
 }
 

@@ -9,7 +9,7 @@
 #include <cooperative_groups.h>
 
 #include <blackmamba/core/cuda/context.cuh>
-#include <blackmamba/core/cuda/elementwise.cuh>
+#include <blackmamba/core/cuda/fours.cuh>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 
 namespace blackmamba::detail {
@@ -33,7 +33,7 @@ struct SinkhornJob {
   Index max_iterations = 0;
   A sharpness = 0;
   bool ones = false;
-  bool whole = false, plan_whole = false;  ///< whether 8 columns are neighbours, and aligned
+  bool whole = false, plan_whole = false;  ///< whether columns are neighbours, and 4 of them aligned
   int group = 1;                           ///< lanes of a token: a power of two
   bool clustered = false;                  ///< whether the blocks are one cluster
   A* partial = nullptr;                    ///< (2, columns + 1, blocks) for a cooperative grid
@@ -50,9 +50,18 @@ struct SinkhornJob {
   /// The first `count` of 8 neighbouring logits.
   __device__ void load(Index i, Index j, int count, A (&x)[sinkhorn_columns]) const {
     auto const from = [&](auto const& view) {
-      auto const lanes = load_lanes<sinkhorn_columns>(&view(i, j), view.stride(1), whole, count);
+      auto const* const p = &view(i, j);
+      if (whole && count == sinkhorn_columns) {
 #pragma unroll
-      for (int c = 0; c < sinkhorn_columns; ++c) x[c] = c < count ? static_cast<A>(device_widen(lanes.of[c])) : A(0);
+        for (int four = 0; four < 2; ++four) {
+          auto const stored = load_four(p + 4 * four);
+#pragma unroll
+          for (int k = 0; k < 4; ++k) x[4 * four + k] = device_widen(stored.of[k]);
+        }
+        return;
+      }
+#pragma unroll
+      for (int c = 0; c < sinkhorn_columns; ++c) x[c] = c < count ? device_widen(p[c * view.stride(1)]) : A(0);
     };
     if constexpr (std::is_same_v<A, double>) {
       from(doubles);
@@ -90,42 +99,68 @@ __device__ __forceinline__ A group_meet(A x, int group) {
   return x;
 }
 
-/// The block's shared memory: parts of warps, totals, and what other blocks of a cluster bring.
+/// The block's shared memory: two numbers a column, parts of warps, the worst of all, and what other blocks of a cluster bring.
 inline int sinkhorn_shared_bytes(int group, int threads, bool clustered, int scalar) {
-  int const width = sinkhorn_columns * group + 1;
-  return (threads / 32 + 1 + (clustered ? 2 * sinkhorn_most_blocks : 0)) * width * scalar;
+  int const columns = sinkhorn_columns * group, width = columns + 1;
+  return (2 * columns + (threads / 32 + (clustered ? 2 * sinkhorn_most_blocks : 0)) * width + 1) * scalar;
 }
 
-extern __shared__ double sinkhorn_shared[];
+extern __shared__ double2 sinkhorn_shared[];
 
+/// Sums over all tokens. What becomes of a column's sum is computed once a block, and kept as two numbers `a` and `b` of the
+/// column, which threads then read: there are more threads than columns.
 template <class A>
 class ColumnSums {
  public:
   __device__ explicit ColumnSums(SinkhornJob<A> const& job)
       : job_{job},
-        width_{sinkhorn_columns * job.group + 1},
-        parts_{reinterpret_cast<A*>(sinkhorn_shared)},
-        total_{parts_ + blockDim.x / 32 * width_},
-        inbox_{total_ + width_} {}
+        group_{job.group},
+        width_{sinkhorn_columns * group_ + 1},
+        part_{static_cast<int>(threadIdx.x) & (group_ - 1)},
+        a_{reinterpret_cast<A*>(sinkhorn_shared)},
+        b_{a_ + width_ - 1},
+        parts_{b_ + width_ - 1},
+        worst_{parts_ + static_cast<int>(blockDim.x / 32) * width_},
+        inbox_{worst_ + 1} {}
 
-  /// Each of v becomes its sum, or with Largest its largest, over the threads that have the same column; `worst` its largest.
-  template <bool Largest = false>
-  __device__ __forceinline__ void operator()(A (&v)[sinkhorn_columns], A& worst) {
+  /// What `a` of this lane's columns is before the first sum.
+  __device__ void begin(A const (&a)[sinkhorn_columns]) const {
+    if (static_cast<int>(threadIdx.x) >= group_) return;
+#pragma unroll
+    for (int c = 0; c < sinkhorn_columns; ++c) a_[part_ * sinkhorn_columns + c] = a[c];
+  }
+
+  /// The sums of v, or with Largest its largest, over the threads that have the same column, go to column(j, sum, a, b) for every
+  /// column j < E, and what that leaves in `a` and `b` comes back; 0 where there is no column. With Worst the largest `worst` of
+  /// all threads comes back too. `v` is used up.
+  template <bool Largest, bool Worst, class Column>
+  __device__ __forceinline__ void operator()(A (&v)[sinkhorn_columns], A& worst, A (&a)[sinkhorn_columns], A (&b)[sinkhorn_columns],
+                                             Column const& column) {
     int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
     int const warps = static_cast<int>(blockDim.x) / 32, blocks = static_cast<int>(gridDim.x), last = width_ - 1;
-    leave<Largest>(v, worst, lane, parts_ + warp * width_);
+    int const used = Worst ? width_ : last;
+    auto const finish = [&](int c, A x) {
+      if (c == last) {
+        *worst_ = x;
+      } else if (c < job_.E) {
+        column(c, x, a_[c], b_[c]);
+      } else {
+        a_[c] = b_[c] = 0;
+      }
+    };
+    leave<Largest, Worst>(v, worst, lane, parts_ + warp * width_);
     __syncthreads();
-    for (int c = warp; c < width_; c += warps) {
-      bool const largest = Largest || c == last;
-      A const nothing = largest ? -HUGE_VAL : A(0);
+    for (int c = warp; c < used; c += warps) {
+      bool const largest = Largest || (Worst && c == last);
+      A const nothing = largest ? A(-HUGE_VAL) : A(0);
       A const x = warp_meet(lane < warps ? parts_[lane * width_ + c] : nothing, largest);
       if (blocks == 1) {
-        if (lane == 0) total_[c] = x;
+        if (lane == 0) finish(c, x);
       } else if (job_.clustered) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
         if (lane < blocks)
-          *cooperative_groups::this_cluster().map_shared_rank(inbox_ + (turn_ * sinkhorn_most_blocks + blockIdx.x) * width_ + c,
-                                                              static_cast<unsigned>(lane)) = x;
+          *cooperative_groups::this_cluster().map_shared_rank(
+              inbox_ + (turn_ * sinkhorn_most_blocks + static_cast<int>(blockIdx.x)) * width_ + c, static_cast<unsigned>(lane)) = x;
 #endif
       } else if (lane == 0) {
         job_.partial[(turn_ * width_ + c) * blocks + static_cast<int>(blockIdx.x)] = x;
@@ -138,37 +173,40 @@ class ColumnSums {
       else
 #endif
         cooperative_groups::this_grid().sync();
-      for (int c = warp; c < width_; c += warps) {
-        bool const largest = Largest || c == last;
-        A x = largest ? -HUGE_VAL : A(0);
-        for (int b = lane; b < blocks; b += 32) {
-          A const y = job_.clustered ? inbox_[(turn_ * sinkhorn_most_blocks + b) * width_ + c]
-                                     : __ldcg(job_.partial + (turn_ * width_ + c) * blocks + b);
+      for (int c = warp; c < used; c += warps) {
+        bool const largest = Largest || (Worst && c == last);
+        A x = largest ? A(-HUGE_VAL) : A(0);
+        for (int of = lane; of < blocks; of += 32) {
+          A const y = job_.clustered ? inbox_[(turn_ * sinkhorn_most_blocks + of) * width_ + c]
+                                     : __ldcg(job_.partial + (turn_ * width_ + c) * blocks + of);
           x = largest ? meet<A, true>(x, y) : x + y;
         }
         x = warp_meet(x, largest);
-        if (lane == 0) total_[c] = x;
+        if (lane == 0) finish(c, x);
       }
       turn_ ^= 1;
     }
     __syncthreads();
-    int const first = lane % job_.group * sinkhorn_columns;
 #pragma unroll
-    for (int c = 0; c < sinkhorn_columns; ++c) v[c] = total_[first + c];
-    worst = total_[last];
-    if (blocks == 1) __syncthreads();  // elsewhere what waits for the other blocks comes before the next totals
+    for (int four = 0; four < 2; ++four) {
+      auto const of_a = load_four(a_ + part_ * sinkhorn_columns + 4 * four),
+                 of_b = load_four(b_ + part_ * sinkhorn_columns + 4 * four);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) a[4 * four + k] = of_a.of[k], b[4 * four + k] = of_b.of[k];
+    }
+    if (Worst) worst = *worst_;
+    if (blocks == 1) __syncthreads();  // elsewhere what waits for the other blocks comes before the next is written
   }
 
  private:
   /// The warp's part. While lanes are left that have the same columns, half of the columns goes to one half of them.
-  template <bool Largest>
+  template <bool Largest, bool Worst>
   __device__ __forceinline__ void leave(A (&v)[sinkhorn_columns], A worst, int lane, A* to) const {
-    int const group = job_.group;
-    int first = lane % group * sinkhorn_columns, count = sinkhorn_columns;
+    int first = part_ * sinkhorn_columns, count = sinkhorn_columns;
 #pragma unroll
     for (int step = 0; step < 3; ++step) {
       int const mask = 16 >> step, halved = sinkhorn_columns >> (step + 1);
-      if (mask < group) continue;
+      if (mask < group_) continue;
       bool const upper = lane & mask;
 #pragma unroll
       for (int c = 0; c < halved; ++c) {
@@ -180,37 +218,39 @@ class ColumnSums {
     }
 #pragma unroll
     for (int mask = 2; mask > 0; mask /= 2)
-      if (mask >= group) v[0] = meet<A, Largest>(v[0], __shfl_xor_sync(~0u, v[0], mask));
-    worst = warp_meet(worst, true);
-    if (lane == 0) to[width_ - 1] = worst;
+      if (mask >= group_) v[0] = meet<A, Largest>(v[0], __shfl_xor_sync(~0u, v[0], mask));
+    if constexpr (Worst) {
+      worst = warp_meet(worst, true);
+      if (lane == 0) to[width_ - 1] = worst;
+    }
     // Of lanes with the same sums, the first: bits 0 and 1 are what is left of a group's beyond the halvings.
-    if (lane & 3 & ~(group - 1)) return;
+    if (lane & 3 & ~(group_ - 1)) return;
 #pragma unroll
     for (int c = 0; c < sinkhorn_columns; ++c)
       if (c < count) to[first + c] = v[c];
   }
 
   SinkhornJob<A> const& job_;
-  int width_;
-  A *parts_, *total_, *inbox_;
+  int group_, width_, part_;
+  A *a_, *b_, *parts_, *worst_, *inbox_;
   int turn_ = 0;
 };
 
 /// The tokens of a thread, and its columns of them.
 template <class A>
 struct SinkhornShare {
-  int part, count;  ///< which columns of a token, and how many there are
-  Index slot, slots, rounds;
+  int part, count;    ///< which columns of a token, and how many there are
+  Index slot, slots;  ///< the first token, and how far it is to the next
 
   __device__ explicit SinkhornShare(SinkhornJob<A> const& job) {
     int const group = job.group;
     Index const thread = Index{blockIdx.x} * blockDim.x + threadIdx.x;
-    part = static_cast<int>(threadIdx.x) % group;
+    part = static_cast<int>(threadIdx.x) & (group - 1);
     Index const left = job.E - Index{part} * sinkhorn_columns;
     count = left < 0 ? 0 : left < sinkhorn_columns ? static_cast<int>(left) : sinkhorn_columns;
-    slot = thread / static_cast<unsigned>(group);
-    slots = Index{gridDim.x} * (blockDim.x / static_cast<unsigned>(group));
-    rounds = (job.tokens + slots - 1) / slots;
+    int const shift = __ffs(group) - 1;
+    slot = thread >> shift;
+    slots = Index{gridDim.x} * (blockDim.x >> shift);
   }
   __device__ Index column() const { return Index{part} * sinkhorn_columns; }
   __device__ int present(SinkhornJob<A> const& job, Index i) const { return i < job.tokens ? count : 0; }

@@ -16,16 +16,37 @@ __device__ bool finite(A x) {
 /// Writes this thread's columns of a token, which `entry(c)` gives.
 template <class A, class Entry>
 __device__ __forceinline__ void store_plan(SinkhornJob<A> const& job, Index i, Index column, int count, Entry const& entry) {
-  Lanes<A, sinkhorn_columns> p;
+  A* const p = &job.plan(i, column);
+  if (job.plan_whole && count == sinkhorn_columns) {
 #pragma unroll
-  for (int c = 0; c < sinkhorn_columns; ++c) p.of[c] = entry(c);
-  store_lanes<sinkhorn_columns>(&job.plan(i, column), job.plan.stride(1), job.plan_whole, count, p);
+    for (int four = 0; four < 2; ++four)
+      store_four(p + 4 * four, Four<A>{{entry(4 * four), entry(4 * four + 1), entry(4 * four + 2), entry(4 * four + 3)}});
+    return;
+  }
+#pragma unroll
+  for (int c = 0; c < sinkhorn_columns; ++c)
+    if (c < count) p[c * job.plan.stride(1)] = entry(c);
 }
 
 template <class A>
 __device__ void write_report(SinkhornJob<A> const& job, Index iterations, A error, bool converged) {
   if (blockIdx.x > 0 || threadIdx.x > 0 || !job.report) return;
   job.report[0] = SinkhornReport{iterations, static_cast<double>(error), converged};
+}
+
+/// Calls body(i) for each token of this thread's group, the whole warp together; `load` brings its logits, unless they are there.
+template <bool Resident, class A, class Load, class Body>
+__device__ __forceinline__ void each_token(SinkhornJob<A> const& job, SinkhornShare<A> const& mine, Load const& load,
+                                           Body const& body) {
+  if (Resident) {
+    body(mine.slot);
+  } else {
+    // Tokens of the first slots, so that lanes whose own are past the end come along.
+    for (Index from = 0; from < job.tokens; from += mine.slots) {
+      load(mine.slot + from);
+      body(mine.slot + from);
+    }
+  }
 }
 
 /// The published form.
@@ -36,27 +57,15 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
   SinkhornShare<A> const mine{job};
   Index const column = mine.column();
   A const epsilon = A(1e-8), target = A(1) / A(job.tokens), even = A(1) / A(job.E);
-  A cost[C]{}, d0 = 0, d1[C], before[C]{}, q[C]{}, worst = 0;
+  A cost[C]{}, d0 = 0, d1[C], before[C]{}, q[C]{}, b[C], worst = 0;
 
-  auto const load = [&](Index i, bool check) {
+  auto const load = [&](Index i) {
     int const count = mine.present(job, i);
     A x[C]{};
     if (count > 0) job.load(i, column, count, x);
-    bool right = true;
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-      right = right && finite(x[c]);
-      cost[c] = c < count ? exp(job.sharpness * x[c]) : A(0);
-      // A logit of -inf must not pass as a cost of 0.
-      if (check) q[c] += cost[c] + (x[c] - x[c]);
-    }
-    if (check && !right) report_fault(job.not_finite, i);
-  };
-  auto const each_token = [&](auto const& body) {
-    for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) {
-      if (!Resident) load(mine.slot + r * mine.slots, false);
-      body(mine.slot + r * mine.slots);
-    }
+    for (int c = 0; c < C; ++c) cost[c] = c < count ? exp(job.sharpness * x[c]) : A(0);
+    return [x](int c) { return x[c]; };
   };
   auto const scale_row = [&](A const(&d)[C]) {
     A row = 0;
@@ -65,17 +74,25 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
     d0 = target / (group_meet<false>(row, job.group) + epsilon);
   };
 
-  for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) load(mine.slot + r * mine.slots, true);
-  sums(q, worst);
-  bool right = true;
+  // A logit of -inf must not pass as a cost of 0.
+  each_token<false>(
+      job, mine, [](Index) {},
+      [&](Index i) {
+        auto const x = load(i);
+        bool right = true;
 #pragma unroll
-  for (int c = 0; c < C; ++c) {
-    bool const there = c < mine.count, fits = finite(q[c]) && q[c] > A(0);
-    if (there && !fits && mine.slot == 0) report_fault(job.range, column + c);
-    right = right && (!there || fits);
-    d1[c] = !there ? A(0) : job.ones ? A(1) : A(1) / (A(job.E) * q[c]);
-  }
-  right = group_meet<true>(right ? 0 : 1, job.group) == 0;
+        for (int c = 0; c < C; ++c) right = right && finite(x(c)), q[c] += cost[c] + (x(c) - x(c));
+        if (!right) report_fault(job.not_finite, i);
+      });
+  sums.template operator()<false, false>(q, worst, d1, b, [&](int c, A sum, A& d, A& wrong) {
+    bool const fits = finite(sum) && sum > A(0);
+    if (!fits) report_fault(job.range, c);
+    d = job.ones ? A(1) : A(1) / (A(job.E) * sum), wrong = fits ? 0 : 1;
+  });
+  A any = 0;
+#pragma unroll
+  for (int c = 0; c < C; ++c) any += b[c];
+  bool right = group_meet<false>(any, job.group) == A(0);
   if (!right) {
 #pragma unroll
     for (int c = 0; c < C; ++c) d1[c] = A(NAN);
@@ -85,20 +102,19 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
   bool converged = false;
   while (right && !converged && iterations < job.max_iterations) {
 #pragma unroll
-    for (int c = 0; c < C; ++c) q[c] = 0;
-    each_token([&](Index) {
+    for (int c = 0; c < C; ++c) q[c] = 0, before[c] = d1[c];
+    each_token<Resident>(job, mine, load, [&](Index) {
       scale_row(d1);
 #pragma unroll
       for (int c = 0; c < C; ++c) q[c] += d0 * cost[c];
     });
-    sums(q, worst);
+    sums.template operator()<false, false>(q, worst, d1, b, [&](int, A sum, A& d, A& moved) {
+      A const next = even / (sum + epsilon);
+      moved = abs(d - next), d = next;
+    });
     A change = 0;
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-      before[c] = d1[c];
-      d1[c] = c < mine.count ? even / (q[c] + epsilon) : A(0);
-      change += abs(before[c] - d1[c]);
-    }
+    for (int c = 0; c < C; ++c) change += b[c];
     change = group_meet<false>(change, job.group);
     ++iterations;
     right = finite(change);
@@ -108,8 +124,7 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
 
 #pragma unroll
   for (int c = 0; c < C; ++c) q[c] = 0;
-  worst = 0;
-  each_token([&](Index i) {
+  each_token<Resident>(job, mine, load, [&](Index i) {
     if (!Resident) scale_row(before);
     int const count = mine.present(job, i);
     A row = 0;
@@ -121,10 +136,9 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
     if (i < job.tokens) worst = meet<A, true>(row, worst);
     if (count > 0) store_plan(job, i, column, count, entry);
   });
-  sums(q, worst);
+  sums.template operator()<false, true>(q, worst, d1, b, [&](int, A sum, A&, A& off) { off = abs(sum * A(job.E) - A(1)); });
 #pragma unroll
-  for (int c = 0; c < C; ++c)
-    if (c < mine.count) worst = meet<A, true>(abs(q[c] * A(job.E) - A(1)), worst);
+  for (int c = 0; c < C; ++c) worst = meet<A, true>(b[c], worst);
   worst = group_meet<true>(worst, job.group);
   if (right && !finite(worst) && mine.slot == 0 && mine.part == 0) report_fault(job.lost, iterations);
   write_report(job, iterations, worst, converged);
@@ -144,30 +158,14 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
   SinkhornShare<A> const mine{job};
   Index const column = mine.column();
   A const n = A(job.tokens), E = A(job.E);
-  A x[C], p[C], g[C], q[C], worst = 0, top = 0, sum = 0;
+  A x[C], p[C], g[C], q[C], next[C], b[C], worst = 0, top = 0, sum = 0;
   int count = 0;
 
-  auto const load = [&](Index i, bool check) {
+  auto const load = [&](Index i) {
     count = mine.present(job, i);
     if (count > 0) job.load(i, column, count, x);
-    bool right = true, fits = true;
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-      right = right && (c >= count || finite(x[c]));
-      x[c] = c < count ? job.sharpness * x[c] : -HUGE_VAL;
-      fits = fits && (c >= count || finite(x[c] * A(8)));
-    }
-    if (!check) return;
-    if (!right)
-      report_fault(job.not_finite, i);
-    else if (!fits)
-      report_fault(job.range, i);
-  };
-  auto const each_token = [&](auto const& body) {
-    for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) {
-      if (!Resident) load(mine.slot + r * mine.slots, false);
-      body(mine.slot + r * mine.slots);
-    }
+    for (int c = 0; c < C; ++c) x[c] = c < count ? job.sharpness * x[c] : A(-HUGE_VAL);
   };
   // p = exp(x + g - top) / (sum n), 0 where there is no token.
   auto const scale_row = [&] {
@@ -181,9 +179,9 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
       sum += p[c];
     }
     sum = group_meet<false>(sum, job.group);
-    A const whole = sum * n;
+    A const whole = count > 0 ? A(1) / (sum * n) : A(0);
 #pragma unroll
-    for (int c = 0; c < C; ++c) p[c] = c < count ? p[c] / whole : A(0);
+    for (int c = 0; c < C; ++c) p[c] *= whole;
   };
 
 #pragma unroll
@@ -191,7 +189,19 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
     g[c] = c < mine.count && job.potentials ? job.potentials[column + c] : A(0);
     if (!finite(g[c]) && mine.slot == 0) report_fault(job.lost, column + c);
   }
-  for (Index r = 0; r < (Resident ? 1 : mine.rounds); ++r) load(mine.slot + r * mine.slots, true);
+  sums.begin(g);
+  each_token<false>(
+      job, mine, [](Index) {},
+      [&](Index i) {
+        load(i);
+        bool fits = true;
+#pragma unroll
+        for (int c = 0; c < C; ++c) fits = fits && (c >= count || finite(x[c] * A(8)));
+        if (fits) return;
+        bool right = true;
+        for (int c = 0; c < count; ++c) right = right && finite(job.logit(i, column + c));
+        report_fault(right ? job.range : job.not_finite, i);
+      });
 
   Index iterations = 0;
   bool converged = false;
@@ -199,7 +209,7 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
 #pragma unroll
     for (int c = 0; c < C; ++c) q[c] = 0;
     worst = 0;
-    each_token([&](Index i) {
+    each_token<Resident>(job, mine, load, [&](Index i) {
       scale_row();
       A row = 0;
 #pragma unroll
@@ -207,57 +217,51 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
       row = group_meet<false>(row, job.group);
       if (i < job.tokens) worst = meet<A, true>(abs(row * n - A(1)), worst);
     });
-    sums(q, worst);
+    // A potential of -inf stands for a sum that is too small.
+    sums.template operator()<false, true>(q, worst, next, b, [&](int, A of, A& potential, A& off) {
+      off = abs(of * E - A(1));
+      potential = of * E >= safe ? potential - log(of * E) : A(-HUGE_VAL);
+    });
     bool all_safe = true;
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-      if (c >= mine.count) continue;
-      worst = meet<A, true>(abs(q[c] * E - A(1)), worst);
-      all_safe = all_safe && q[c] * E >= safe;
-    }
+    for (int c = 0; c < C; ++c) worst = meet<A, true>(b[c], worst), all_safe = all_safe && next[c] != A(-HUGE_VAL);
     worst = group_meet<true>(worst, job.group);
     all_safe = group_meet<true>(all_safe ? 0 : 1, job.group) == 0;
     ++iterations;
     converged = static_cast<double>(worst) <= job.tolerance;
     if (converged || iterations == job.max_iterations || worst != worst) break;
 
-    A next[C];
-    if (all_safe) {
-#pragma unroll
-      for (int c = 0; c < C; ++c) next[c] = g[c] - log(E * q[c]);
-    } else {
+    if (!all_safe) {
       A largest[C], ignored = 0;
 #pragma unroll
       for (int c = 0; c < C; ++c) largest[c] = -HUGE_VAL, q[c] = 0;
       auto const term = [&](int c) { return x[c] - log(n) - (top + log(sum)); };
-      each_token([&](Index i) {
+      each_token<Resident>(job, mine, load, [&](Index i) {
         scale_row();
         if (i >= job.tokens) return;
 #pragma unroll
         for (int c = 0; c < C; ++c) largest[c] = meet<A, true>(term(c), largest[c]);
       });
-      sums.template operator()<true>(largest, ignored);
-      each_token([&](Index i) {
+      sums.template operator()<true, false>(largest, ignored, next, b, [&](int, A of, A&, A& most) { most = of; });
+      each_token<Resident>(job, mine, load, [&](Index i) {
         scale_row();
         if (i >= job.tokens) return;
 #pragma unroll
-        for (int c = 0; c < C; ++c) q[c] += c < mine.count ? exp(term(c) - largest[c]) : A(0);
+        for (int c = 0; c < C; ++c) q[c] += c < count ? exp(term(c) - b[c]) : A(0);
       });
-      sums(q, ignored);
-#pragma unroll
-      for (int c = 0; c < C; ++c) next[c] = -log(E) - (largest[c] + log(q[c]));
+      sums.template operator()<false, false>(q, ignored, next, b,
+                                             [&](int, A of, A& potential, A& most) { potential = -log(E) - (most + log(of)); });
     }
     int changed = 0;
 #pragma unroll
     for (int c = 0; c < C; ++c) {
-      if (c >= mine.count) continue;
       changed |= !(next[c] == g[c]);
       g[c] = next[c];
     }
     if (!group_meet<true>(changed, job.group)) break;
   }
 
-  each_token([&](Index i) {
+  each_token<Resident>(job, mine, load, [&](Index i) {
     scale_row();
     if (count > 0) store_plan(job, i, column, count, [&](int c) { return p[c]; });
   });

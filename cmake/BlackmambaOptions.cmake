@@ -9,7 +9,7 @@ option(BLACKMAMBA_INSTALL "Install the headers and the CMake package" ${PROJECT_
 option(BLACKMAMBA_NATIVE "Compile our own programs for the processor of this machine" ${PROJECT_IS_TOP_LEVEL})
 option(BLACKMAMBA_WERROR "Warnings in our own programs are errors" OFF)
 set(BLACKMAMBA_SANITIZE "" CACHE STRING "Sanitizers of our own programs, e.g. \"address;undefined\"")
-set(BLACKMAMBA_CUDA AUTO CACHE STRING "CUDA code in our own programs: AUTO (if there is a compiler), ON (demand one), OFF")
+set(BLACKMAMBA_CUDA AUTO CACHE STRING "CUDA code in our own programs: AUTO (where there is a GPU and a compiler), ON (demand a compiler), OFF")
 set_property(CACHE BLACKMAMBA_CUDA PROPERTY STRINGS AUTO ON OFF)
 
 if(NOT BLACKMAMBA_CUDA MATCHES "^(AUTO|ON|OFF)$")
@@ -31,18 +31,41 @@ if(PROJECT_IS_TOP_LEVEL)
 endif()
 
 # blackmamba_cuda: whether our own programs have CUDA code. The library itself never needs a CUDA compiler.
+#
+# AUTO is for a machine with a GPU and nvcc: kernels take minutes to compile, and where there is no GPU nobody can run them. Their
+# architectures are then those of the GPUs that are there; with ON, all that are supported.
 set(blackmamba_cuda OFF)
+set(blackmamba_all_architectures 80 90a 100 120) # A100, H100, B200, RTX 50
 if(NOT BLACKMAMBA_CUDA STREQUAL "OFF" AND (BLACKMAMBA_BUILD_TESTS OR BLACKMAMBA_BUILD_BENCH OR BLACKMAMBA_BUILD_EXAMPLES))
-  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
-    set(CMAKE_CUDA_ARCHITECTURES 80 90a 100 120) # A100, H100, B200, RTX 50: kernels are compiled for each
+  set(here)
+  find_program(BLACKMAMBA_NVIDIA_SMI nvidia-smi)
+  mark_as_advanced(BLACKMAMBA_NVIDIA_SMI)
+  if(BLACKMAMBA_NVIDIA_SMI)
+    execute_process(COMMAND ${BLACKMAMBA_NVIDIA_SMI} --query-gpu=compute_cap --format=csv,noheader OUTPUT_VARIABLE capabilities
+                    RESULT_VARIABLE status ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE)
+    if(status EQUAL 0)
+      string(REGEX MATCHALL "[0-9]+[.][0-9]" here "${capabilities}")
+      list(TRANSFORM here REPLACE "[.]" "")
+      list(TRANSFORM here REPLACE "^90$" "90a") # whose tensor cores have instructions of their own
+      list(REMOVE_DUPLICATES here)
+    endif()
   endif()
-  include(CheckLanguage)
-  check_language(CUDA)
-  if(CMAKE_CUDA_COMPILER)
-    enable_language(CUDA)
-    set(blackmamba_cuda ON)
-  elseif(BLACKMAMBA_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "BLACKMAMBA_CUDA is ON and no CUDA compiler works here. Put nvcc (CUDA 12 or later) on the PATH, "
-                        "or name it with -DCMAKE_CUDA_COMPILER=/path/to/nvcc")
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    if(here)
+      set(CMAKE_CUDA_ARCHITECTURES ${here})
+    else()
+      set(CMAKE_CUDA_ARCHITECTURES ${blackmamba_all_architectures})
+    endif()
+  endif()
+  if(here OR BLACKMAMBA_CUDA STREQUAL "ON")
+    include(CheckLanguage)
+    check_language(CUDA)
+    if(CMAKE_CUDA_COMPILER)
+      enable_language(CUDA)
+      set(blackmamba_cuda ON)
+    elseif(BLACKMAMBA_CUDA STREQUAL "ON")
+      message(FATAL_ERROR "BLACKMAMBA_CUDA is ON and no CUDA compiler works here. Put nvcc (CUDA 12 or later) on the PATH, "
+                          "or name it with -DCMAKE_CUDA_COMPILER=/path/to/nvcc")
+    endif()
   endif()
 endif()

@@ -157,20 +157,18 @@ TEST_CASE("sample: scores from the last bucket on have no weight, and buckets fa
   CHECK(detail::weight_bits(50304) == 46);
   CHECK(detail::weight_bits((Index{1} << 31) - 1) == 31);
   double const scale = detail::weight_scale(1000);
-  for (double temperature : {0.1, 1.0, 7.0}) {
-    CHECK(detail::weight_of(3, 3, temperature, scale) == detail::Weight{1} << 46);
-    CHECK(detail::weight_bucket(3, 3, temperature) == 0);
-    CHECK(detail::weight_bucket(-HUGE_VAL, 3, temperature) == detail::weight_buckets - 1);
-    int before = 0;
-    for (int i = 0; i < 4000; ++i) {
-      double const score = 3 - i * temperature / 100;
-      int const bucket = detail::weight_bucket(score, 3, temperature);
-      CHECK(bucket >= before);
-      before = bucket;
-      if (bucket == detail::weight_buckets - 1) CHECK(detail::weight_of(score, 3, temperature, scale) == 0);
-    }
-    CHECK(before == detail::weight_buckets - 1);
+  CHECK(detail::weight_of(0, scale) == detail::Weight{1} << 46);
+  CHECK(detail::weight_bucket(0) == 0);
+  CHECK(detail::weight_bucket(HUGE_VAL) == detail::weight_buckets - 1);
+  int before = 0;
+  for (int i = 0; i < 4000; ++i) {
+    double const distance = detail::distance_of(3 - 0.07 * i, 3, 7);
+    int const bucket = detail::weight_bucket(distance);
+    CHECK(bucket >= before);
+    before = bucket;
+    if (bucket == detail::weight_buckets - 1) CHECK(detail::weight_of(distance, scale) == 0);
   }
+  CHECK(before == detail::weight_buckets - 1);
 }
 
 TEST_CASE("sample: a head whose probability is exactly p is enough") {

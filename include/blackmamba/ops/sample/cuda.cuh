@@ -39,9 +39,8 @@ void advance_sampling_on(Ctx const& ctx, AdvanceSamplingArgs const& a) {
   detail::check_launch("advance_sampling_kernel");
 }
 
-/// The same tokens as the reference chooses. At temperature 0 one block a row, fast where rows are contiguous and aligned to 16
-/// bytes. Otherwise three kernels; scratch memory is 18 bytes a logit. The history is read by every block of a row, so it should
-/// not be much longer than the vocabulary.
+/// The same tokens as the reference chooses. Two kernels at temperature 0, three otherwise; scratch memory is 18 bytes a logit
+/// then. The history is read by every block of a row, so it should not be much longer than the vocabulary.
 template <Scalar T>
 void sample_on(Cuda const& ctx, SampleArgs<T> const& a) {
   using namespace detail;
@@ -49,37 +48,41 @@ void sample_on(Cuda const& ctx, SampleArgs<T> const& a) {
   if (B == 0) return;
   SampleFaults const faults{ctx.fault(sample_draw_negative), ctx.fault(sample_history_outside), ctx.fault(sample_nan),
                             ctx.fault(sample_infinite), ctx.fault(sample_nothing)};
-  DeviceScope const device{ctx.device()};
-  auto const rows = static_cast<unsigned>(B);
-  auto const stream = ctx.stream();
-  if (a.options.temperature == 0 || V == 0) {
-    bool const whole = lanes_align<lanes_of<T>>(a.logits);
-    if (a.history && a.options.repetition_penalty != 1)
-      sample_greedy_kernel<T, true><<<rows, row_threads, 0, stream>>>(a, faults, whole);
-    else
-      sample_greedy_kernel<T, false><<<rows, row_threads, 0, stream>>>(a, faults, whole);
-    return check_launch("sample_greedy_kernel");
-  }
-  bool const filters = (a.options.top_k > 0 && a.options.top_k < V) || a.options.top_p < 1;
+  bool const draws = a.options.temperature > 0;
+  bool const filters = draws && ((a.options.top_k > 0 && a.options.top_k < V) || a.options.top_p < 1);
   SampleSpace s{.V = V, .padded = ceil_div(V, Index{sample_pad}) * sample_pad};
-  s.span = ceil_div(s.padded / sample_tile, most_sample_blocks) * sample_tile;
-  s.blocks = ceil_div(s.padded, s.span);
+  // As many blocks as run at once are enough for all rows.
+  Index const tiles = s.padded / sample_tile, at_once = Index{8} * ctx.multiprocessors();
+  Index const together = std::max({ceil_div(tiles, most_sample_blocks), ceil_div(std::min(B, at_once) * tiles, at_once), Index{1}});
+  s.span = together * sample_tile;
+  s.blocks = std::max(ceil_div(s.padded, s.span), Index{1});
+
+  DeviceScope const device{ctx.device()};
   auto const scope = ctx.scratch().scope();
   auto const take = [&]<class X>(X*& to, Index columns) { to = ctx.scratch().template take<X>(Shape{B, columns}).data(); };
-  take(s.scores, s.padded), take(s.weights, s.padded), take(s.best, s.blocks), take(s.sums, s.blocks);
+  take(s.best, s.blocks);
+  if (draws) take(s.scores, s.padded), take(s.weights, s.padded), take(s.sums, s.blocks);
   if (filters) take(s.buckets, s.padded), take(s.rows.sums, weight_buckets), take(s.rows.counts, weight_buckets);
 
+  auto const stream = ctx.stream();
   dim3 const blocks{static_cast<unsigned>(s.blocks), static_cast<unsigned>(std::min(B, Index{65535}))};
   sample_scores_kernel<T><<<blocks, sample_threads, 0, stream>>>(a, faults, s);
   check_launch("sample_scores_kernel");
+  if (!draws) {
+    auto const warps = static_cast<unsigned>(ceil_div(B * 32, Index{sample_threads}));
+    sample_greedy_kernel<<<warps, sample_threads, 0, stream>>>(a.tokens, faults, s);
+    return check_launch("sample_greedy_kernel");
+  }
+  auto const rows = static_cast<unsigned>(B);
+  SampleDraw const draw{a.options, a.random, a.draws, a.tokens};
   if (filters) {
     sample_weights_kernel<true><<<blocks, sample_threads, 0, stream>>>(B, a.options, s);
     check_launch("sample_weights_kernel");
-    sample_draw_kernel<T, true><<<rows, row_threads, 0, stream>>>(a, faults, s);
+    sample_draw_kernel<true><<<rows, draw_threads<true>, 0, stream>>>(draw, faults, s);
   } else {
     sample_weights_kernel<false><<<blocks, sample_threads, 0, stream>>>(B, a.options, s);
     check_launch("sample_weights_kernel");
-    sample_draw_kernel<T, false><<<rows, row_threads, 0, stream>>>(a, faults, s);
+    sample_draw_kernel<false><<<rows, draw_threads<false>, 0, stream>>>(draw, faults, s);
   }
   check_launch("sample_draw_kernel");
 }

@@ -86,16 +86,20 @@ BLACKMAMBA_HOST_DEVICE constexpr int weight_bits(Index V) {
 /// 2^bits, the weight of the largest score.
 BLACKMAMBA_HOST_DEVICE inline double weight_scale(Index V) { return static_cast<double>(Weight{1} << weight_bits(V)); }
 
-/// e^((score - max) / temperature) · scale, rounded to a whole number, ties to even.
-BLACKMAMBA_HOST_DEVICE inline Weight weight_of(double score, double max, double temperature, double scale) {
-  double const rounded = ::fma(portable_exp((score - max) / temperature), scale, 0x1p52);
+/// How far below the largest score: in units of the temperature, at least 0.
+BLACKMAMBA_HOST_DEVICE inline double distance_of(double score, double max, double temperature) {
+  return (max - score) / temperature;
+}
+
+/// e^-distance · scale, rounded to a whole number, ties to even.
+BLACKMAMBA_HOST_DEVICE inline Weight weight_of(double distance, double scale) {
+  double const rounded = ::fma(portable_exp(-distance), scale, 0x1p52);
   return __builtin_bit_cast(Weight, rounded) - __builtin_bit_cast(Weight, 0x1p52);
 }
 
 /// Buckets of scores, falling: 31 to a factor of e. The last one has all whose weights are 0, from e^-33 of the largest on.
 inline constexpr int weight_buckets = 1024;
-BLACKMAMBA_HOST_DEVICE inline int weight_bucket(double score, double max, double temperature) {
-  double const distance = (max - score) / temperature;
+BLACKMAMBA_HOST_DEVICE inline int weight_bucket(double distance) {
   return distance < 33 ? static_cast<int>(distance * 31) : weight_buckets - 1;
 }
 
@@ -112,7 +116,7 @@ BLACKMAMBA_HOST_DEVICE inline Weight draw_threshold(double uniform, Weight total
 
 inline void to_weights(std::span<double const> scores, double max, double temperature, std::span<Weight> weights) {
   double const scale = weight_scale(static_cast<Index>(scores.size()));
-  for (std::size_t t = 0; t < scores.size(); ++t) weights[t] = weight_of(scores[t], max, temperature, scale);
+  for (std::size_t t = 0; t < scores.size(); ++t) weights[t] = weight_of(distance_of(scores[t], max, temperature), scale);
 }
 
 /// Keeps the fewest weights whose sum reaches p of the whole: those of the largest scores first, of equals the lower token.
@@ -122,7 +126,7 @@ inline void to_weights(std::span<double const> scores, double max, double temper
 inline void keep_nucleus(std::span<double const> scores, double max, double temperature, double p, std::span<Weight> weights,
                          std::span<int> order) {
   if (p == 1) return;
-  auto const bucket = [&](std::size_t t) { return weight_bucket(scores[t], max, temperature); };
+  auto const bucket = [&](std::size_t t) { return weight_bucket(distance_of(scores[t], max, temperature)); };
   Weight sums[weight_buckets]{}, total = 0;
   for (std::size_t t = 0; t < weights.size(); ++t) sums[bucket(t)] += weights[t];
   for (Weight sum : sums) total += sum;

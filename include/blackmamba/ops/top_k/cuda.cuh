@@ -82,11 +82,21 @@ __global__ void __launch_bounds__(1024)
   Place<A>* const places = room ? room + Index{blockIdx.x} * capacity : in_shared;
   for (Index row = blockIdx.x; row < a.x.extent(0); row += gridDim.x) {
     T const* const x = a.x.data() + row * a.x.stride(0);
+    // Many are read before the first is looked at: no latency stands between them.
     auto const each = [&](auto const& body) {
-#pragma unroll 4
-      for (Index i = thread; i < D; i += threads) {
-        A const value = device_widen(x[i * stride]);
-        body(Place<A>{ordered(value), ~static_cast<std::uint32_t>(i)}, value, i);
+      constexpr int ahead = 8;
+      for (Index i = thread; i < D; i += Index{ahead} * threads) {
+        T values[ahead];
+#pragma unroll
+        for (int j = 0; j < ahead; ++j)
+          if (i + Index{j} * threads < D) values[j] = x[(i + Index{j} * threads) * stride];
+#pragma unroll
+        for (int j = 0; j < ahead; ++j) {
+          Index const at = i + Index{j} * threads;
+          if (at >= D) break;
+          A const value = device_widen(values[j]);
+          body(Place<A>{ordered(value), ~static_cast<std::uint32_t>(at)}, value, at);
+        }
       }
     };
     // Digit by digit, until the certain ones and those alike so far fit.

@@ -20,15 +20,67 @@ struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Lanes {
 template <class... T>
 inline constexpr int lanes_of = static_cast<int>(16 / std::min({sizeof(T)...}));
 
-/// The first `count` of `V` elements, and `rest` for the others. \param whole  whether they are neighbours and aligned
-template <int V, class T>
-__device__ __forceinline__ Lanes<std::remove_const_t<T>, V> load_lanes(T* from, Index stride, bool whole, int count,
-                                                                       std::remove_const_t<T> rest = {}) {
-  using U = std::remove_const_t<T>;
-  if (whole && count == V) return *reinterpret_cast<Lanes<U, V> const*>(from);
-  Lanes<U, V> out;
+/// The bits of an element of 16, and back; of bits they are themselves.
+template <class T>
+__device__ __forceinline__ std::uint32_t packed_bits(T x) {
+  if constexpr (std::is_same_v<T, std::uint16_t>)
+    return x;
+  else
+    return x.bits;
+}
+template <class T>
+__device__ __forceinline__ T from_packed_bits(std::uint32_t bits) {
+  if constexpr (std::is_same_v<T, std::uint16_t>)
+    return static_cast<T>(bits);
+  else
+    return T::from_bits(static_cast<std::uint16_t>(bits));
+}
+
+/// The same as memory has them, two elements of 16 bits a register: a load is waited for where elements are told apart, so what is
+/// to be read together is told apart after the last load.
+template <class T, int V>
+struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) PackedLanes {
+  static constexpr bool pairs = sizeof(T) == 2 && V % 2 == 0;
+  std::conditional_t<pairs, std::uint32_t, T> words[pairs ? V / 2 : V];
+
+  __device__ __forceinline__ Lanes<T, V> lanes() const {
+    Lanes<T, V> out;
 #pragma unroll
-  for (int k = 0; k < V; ++k) out.of[k] = k < count ? from[k * stride] : rest;
+    for (int k = 0; k < V; ++k) {
+      if constexpr (pairs)
+        out.of[k] = from_packed_bits<T>(words[k / 2] >> (k % 2 * 16));
+      else
+        out.of[k] = words[k];
+    }
+    return out;
+  }
+  /// Keeps the compiler from telling elements apart before this.
+  __device__ __forceinline__ void together() {
+    if constexpr (pairs)
+#pragma unroll
+      for (auto& word : words) asm("" : "+r"(word));
+  }
+};
+
+/// The first `count` of `V` elements, and zeros for the others. \param whole  whether they are neighbours and aligned
+template <int V, class T>
+__device__ __forceinline__ PackedLanes<std::remove_const_t<T>, V> load_lanes(T* from, Index stride, bool whole, int count) {
+  using U = std::remove_const_t<T>;
+  using Packed = PackedLanes<U, V>;
+  Packed out;
+  if (whole && count == V) {
+    out = *reinterpret_cast<Packed const*>(from);
+  } else {
+    auto const element = [&](int k) { return k < count ? from[k * stride] : U{}; };
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if constexpr (!Packed::pairs)
+        out.words[k] = element(k);
+      else if (k % 2 == 0)
+        out.words[k / 2] = packed_bits(element(k)) | packed_bits(element(k + 1)) << 16;
+    }
+  }
+  out.together();
   return out;
 }
 template <int V, class T>
@@ -40,6 +92,13 @@ __device__ __forceinline__ void store_lanes(T* to, Index stride, bool whole, int
 #pragma unroll
   for (int k = 0; k < V; ++k)
     if (k < count) to[k * stride] = x.of[k];
+}
+template <int V, class T>
+__device__ __forceinline__ void store_lanes(T* to, Index stride, bool whole, int count, PackedLanes<T, V> const& x) {
+  if (whole && count == V)
+    *reinterpret_cast<PackedLanes<T, V>*>(to) = x;
+  else
+    store_lanes<V>(to, stride, false, count, x.lanes());
 }
 
 /// Whether lanes of a matrix can be read and written in one access each, if they begin at multiples of `V`.
@@ -91,8 +150,17 @@ struct Strided {
 
 template <int V, class F, class... T>
 struct Map {
+  template <class U>
+  using Read = PackedLanes<std::remove_const_t<U>, V>;
+
   static __device__ __forceinline__ void run(F const& f, bool whole, Index row, Index column, int count,
-                                             Strided<T> const&... matrix, Lanes<std::remove_const_t<T>, V>... lanes) {
+                                             Strided<T> const&... matrix, Read<T> const&... read) {
+    apply(f, whole, row, column, count, matrix..., read.lanes()...);
+  }
+
+ private:
+  static __device__ __forceinline__ void apply(F const& f, bool whole, Index row, Index column, int count,
+                                               Strided<T> const&... matrix, Lanes<std::remove_const_t<T>, V>... lanes) {
     f.choose([&](auto const& g) {
 #pragma unroll
       for (int k = 0; k < V; ++k) g(lanes.of[k]...);
@@ -115,7 +183,7 @@ __global__ void __launch_bounds__(MapPlan::threads)
       if constexpr (std::is_const_v<Element>)
         return load_lanes<V>(from.at(row, column), from.column, plan.whole, count);
       else
-        return Lanes<Element, V>{};
+        return PackedLanes<Element, V>{};
     };
     Map<V, F, T...>::run(f, plan.whole, row, column, count, matrix..., load(matrix)...);
   });

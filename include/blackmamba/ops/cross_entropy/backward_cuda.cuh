@@ -17,6 +17,7 @@ template <class T>
 struct CrossEntropyBackwardTask {
   using A = accumulator_t<T>;
   static constexpr bool writes = true;
+  static constexpr int ahead = 2;
   struct Row {
     ExpBelow<T> exp_below;
     Token target;

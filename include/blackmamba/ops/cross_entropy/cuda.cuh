@@ -32,6 +32,7 @@ template <class T>
 struct CrossEntropyTask {
   using A = accumulator_t<T>;
   static constexpr bool writes = false;
+  static constexpr int ahead = 4;
   struct Row {
     A target_logit, fill;
   };

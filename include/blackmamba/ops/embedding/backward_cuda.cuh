@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(TokenSort::threads, 8)
     int const count = column + lanes <= D ? lanes : static_cast<int>(D - column);
     A sum[lanes]{};
     for (int r = 0; r < rows; r += ahead) {
-      Lanes<T, lanes> x[ahead];
-      Lanes<A, lanes> before[ahead];
+      PackedLanes<T, lanes> x[ahead];
+      PackedLanes<A, lanes> before[ahead];
 #pragma unroll
       for (int u = 0; u < ahead; ++u) {
         if (r + u >= rows) continue;
@@ -124,13 +124,14 @@ __global__ void __launch_bounds__(TokenSort::threads, 8)
 #pragma unroll
       for (int u = 0; u < ahead; ++u) {
         if (r + u >= rows) continue;
+        Lanes<T, lanes> const term = x[u].lanes();
 #pragma unroll
-        for (int k = 0; k < lanes; ++k) sum[k] += device_widen(x[u].of[k]);
+        for (int k = 0; k < lanes; ++k) sum[k] += device_widen(term.of[k]);
         int const end = ends[r + u];
         if (end == goes_on) continue;
         Lanes<A, lanes> out;
 #pragma unroll
-        for (int k = 0; k < lanes; ++k) out.of[k] = end == add ? before[u].of[k] + sum[k] : sum[k], sum[k] = 0;
+        for (int k = 0; k < lanes; ++k) out.of[k] = end == add ? before[u].words[k] + sum[k] : sum[k], sum[k] = 0;
         if (end == add)
           store_lanes<lanes>(&d_weight(key_token(keys[r + u]), column), d_weight.stride(1), d_weight_whole, count, out);
         else if (end != nowhere)

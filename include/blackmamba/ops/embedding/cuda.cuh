@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(MapPlan::threads)
     Token const token = tokens[row];
     bool const there = token >= 0 && token < V;
     if (!there && column == 0) report_fault(fault, row, token);
-    Lanes<Bits, lanes> x{};
+    PackedLanes<Bits, lanes> x{};
     if (there) x = load_lanes<lanes>(weight.at(token, column), weight.column, plan.whole, count);
     store_lanes<lanes>(y.at(row, column), y.column, plan.whole, count, x);
   });

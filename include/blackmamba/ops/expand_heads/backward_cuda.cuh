@@ -12,7 +12,7 @@ namespace detail {
 
 /// `group` lanes a head, `heads` of them a block; `parts` (blocks, H) where d_bias is wanted.
 template <class T>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 2)
     expand_heads_backward_kernel(__grid_constant__ ExpandHeadsBackwardArgs<T> const a, int const group, int const heads,
                                  bool const whole, __grid_constant__ View<accumulator_t<T>, 2> const parts) {
   using A = accumulator_t<T>;
@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(512)
     int const count = p + V <= P ? V : static_cast<int>(P - p);
     return load_lanes<V>(&a.d_y(row, h * P + p), a.d_y.stride(1), whole, count);
   };
-  auto const sum_of = [](Lanes<T, V> const& x) {
+  auto const sum_of = [](PackedLanes<T, V> const& packed) {
+    Lanes<T, V> const x = packed.lanes();
     A sum = 0;
 #pragma unroll
     for (int k = 0; k < V; ++k) sum += device_widen(x.of[k]);
@@ -34,7 +35,7 @@ __global__ void __launch_bounds__(512)
   };
   A d_bias = 0;
   for (Index first = blockIdx.x; first < rows; first += Index{ahead} * gridDim.x) {
-    Lanes<T, V> d_y[ahead]{};
+    PackedLanes<T, V> d_y[ahead]{};
     T x[ahead]{};
 #pragma unroll
     for (int u = 0; u < ahead; ++u) {

@@ -10,7 +10,7 @@ namespace blackmamba {
 namespace detail {
 
 template <class T>
-__global__ void __launch_bounds__(MapPlan::threads)
+__global__ void __launch_bounds__(MapPlan::threads, 8)
     expand_heads_kernel(__grid_constant__ ExpandHeadsArgs<T> const a, __grid_constant__ MapPlan const plan, Index const P) {
   using A = accumulator_t<T>;
   constexpr int V = lanes_of<T>;

@@ -14,6 +14,7 @@ template <class T>
 struct SoftmaxTask {
   using A = accumulator_t<T>;
   static constexpr bool writes = true;
+  static constexpr int ahead = 4;
   struct Row {
     ExpBelow<T> exp_below;
     A max, scale, log_sum, fill;

@@ -11,7 +11,6 @@ namespace blackmamba::detail {
 struct RowTuning {
   static constexpr int most_threads = 512;                       ///< of a block
   static constexpr int least_blocks = 2;                         ///< of as many threads, on a multiprocessor
-  static constexpr int ahead = 4;                                ///< pieces that a thread reads before it uses the first
   static constexpr int warp_pieces = 256;                        ///< longest row of a warp
   static constexpr int read_threads = 256, write_threads = 512;  ///< of a long row that is read, and that is written too
 };
@@ -118,13 +117,14 @@ enum class RowUse { read, fill };
 ///   A of(x, a)                             what is written for an element, if `Task::writes`
 ///   void correct(column, y, a)             on what is written from a column on
 ///
-/// and `Task::Row` is a. The threads of a row have read all of it before one of them writes, so y may be x.
+/// and `Task::Row` is a. A thread reads `Task::ahead` pieces before it uses the first. The threads of a row have read all of it
+/// before one of them writes, so y may be x.
 template <class T, class Task>
 __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_blocks)
     row_kernel(__grid_constant__ Task const task, int const warps, int const kept) {
   using A = accumulator_t<T>;
-  constexpr int V = lanes_of<T>, ahead = RowTuning::ahead;
-  using Piece = Lanes<T, V>;
+  constexpr int V = lanes_of<T>, ahead = Task::ahead;
+  using Piece = PackedLanes<T, V>;
   __shared__ RowPart<A> parts[2][RowTuning::most_threads / 32];
   extern __shared__ uint4 kept_pieces[];
   auto* const cache = reinterpret_cast<Piece*>(kept_pieces);
@@ -143,10 +143,10 @@ __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_bloc
     auto const* const pieces = reinterpret_cast<Piece const*>(x + split.head);
     if (task.begin(row, lane, a) == RowUse::fill) {
       if constexpr (Task::writes) {
-        Piece fill;
+        Lanes<T, V> fill;
 #pragma unroll
         for (int k = 0; k < V; ++k) fill.of[k] = device_round<T>(a.fill);
-        for (Index i = at; i < split.pieces; i += step) reinterpret_cast<Piece*>(y + split.head)[i] = fill;
+        for (Index i = at; i < split.pieces; i += step) reinterpret_cast<Lanes<T, V>*>(y + split.head)[i] = fill;
         for (Index i = at; i < split.singles; i += step) y[split.column<V>(i) * task.y.column] = fill.of[0];
       }
       continue;
@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_bloc
 #pragma unroll
       for (int u = 0; u < ahead; ++u) {
         if (i + u * step >= split.pieces) break;
-        part.add(raw[u]);
+        part.add(raw[u].lanes());
         if (Task::writes && i + u * step < kept) cache[i + u * step] = raw[u];
       }
     }
@@ -176,12 +176,18 @@ __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_bloc
     if constexpr (Task::writes) {
 #pragma unroll 2
       for (Index i = at; i < split.pieces; i += step) {
-        Piece const raw = i < kept ? cache[i] : pieces[i];
-        Piece out;
+        Piece packed;
+        if (i < kept)
+          packed = cache[i];
+        else
+          packed = pieces[i];
+        packed.together();
+        Lanes<T, V> const raw = packed.lanes();
+        Lanes<T, V> out;
 #pragma unroll
         for (int k = 0; k < V; ++k) out.of[k] = device_round<T>(task.of(device_widen(raw.of[k]), a));
         task.correct(split.head + i * V, out, a);
-        reinterpret_cast<Piece*>(y + split.head)[i] = out;
+        reinterpret_cast<Lanes<T, V>*>(y + split.head)[i] = out;
       }
 #pragma unroll 1
       for (Index i = at; i < split.singles; i += step) {
@@ -214,7 +220,7 @@ void run_rows(Cuda const& ctx, char const* name, Task const& task) {
   int threads = task.rows <= ctx.multiprocessors() ? RowTuning::most_threads
                 : Task::writes                     ? RowTuning::write_threads
                                                    : RowTuning::read_threads;
-  while (threads > 128 && task.rows > ctx.multiprocessors() && pieces <= threads / 2 * RowTuning::ahead) threads /= 2;
+  while (threads > 128 && task.rows > ctx.multiprocessors() && pieces <= threads / 2 * Task::ahead) threads /= 2;
   int kept = 0;
   if (Task::writes) {
     constexpr int own = 2 << 10;  // what a block has beside, 1 KiB of it the system's

@@ -74,8 +74,8 @@ GPU_TEST_TEMPLATE("routing rules on a GPU: any strides give the bits of contiguo
                   bf16) {
   using A = accumulator_t<T>;
   Cuda const ctx;
-  Index const tokens = 150, E = 9;
-  for (Index k : {1, 4}) {
+  Index const tokens = 150;
+  for (auto const& [E, k] : {std::pair<Index, Index>{9, 1}, {9, 4}, {21, 4}}) {
     auto const logits = random_tensor<T>(Shape<2>{tokens, E}, 1);
     auto const scores = random_tensor<A>(Shape<2>{tokens, E}, 2);
     Tensor<int, 2> expected{Shape<2>{tokens, k}}, chosen{expected.shape()}, columns{scores.shape()};

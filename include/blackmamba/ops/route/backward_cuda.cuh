@@ -9,6 +9,27 @@ namespace blackmamba {
 
 namespace detail {
 
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(GateBackwardRule<T>& rule) {
+  return rule.a.logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T, 2>& rows_written(GateBackwardRule<T>& rule) {
+  return rule.a.d_logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(TopKSoftmaxBackwardRule<T>& rule) {
+  return rule.a.logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T, 2>& rows_written(TopKSoftmaxBackwardRule<T>& rule) {
+  return rule.a.d_logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T, 2>& rows_written(SigmoidBackwardRule<T>& rule) {
+  return rule.a.d_logits;
+}
+
 inline constexpr auto gate_backward_faults = logit_faults("route_gate_backward");
 inline constexpr auto gate_backward_expert_fault = expert_fault("route_gate_backward");
 inline constexpr auto top1_sigmoid_backward_fault = expert_fault("route_top1_sigmoid_backward");

@@ -15,6 +15,32 @@ namespace blackmamba {
 
 namespace detail {
 
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(Top1SigmoidRule<T>& rule) {
+  return rule.a.logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(TopKSoftmaxRule<T>& rule) {
+  return rule.a.logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(PositiveRule<T>& rule) {
+  return rule.a.logits;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<int, 2>& rows_written(PositiveRule<T>& rule) {
+  return rule.a.experts;
+}
+BLACKMAMBA_HOST_DEVICE inline View<int, 2>& rows_written(AllRule& rule) { return rule.a.experts; }
+template <Scalar A>
+BLACKMAMBA_HOST_DEVICE View<A const, 2>& rows_read(ChooseRule<A>& rule) {
+  return rule.a.scores;
+}
+template <Scalar T>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(GateRule<T>& rule) {
+  return rule.a.logits;
+}
+
 inline constexpr auto top1_sigmoid_faults = logit_faults("route_top1_sigmoid");
 inline constexpr auto plan_sigmoid_faults = logit_faults("route_plan_sigmoid");
 inline constexpr auto top_k_softmax_faults = logit_faults("route_top_k_softmax");

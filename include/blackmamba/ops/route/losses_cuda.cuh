@@ -10,12 +10,24 @@ namespace blackmamba {
 
 namespace detail {
 
+template <Scalar T, bool Exact>
+BLACKMAMBA_HOST_DEVICE View<T const, 2>& rows_read(ScoresRule<T, Exact>& rule) {
+  return rule.a.logits;
+}
+template <Scalar T, bool Exact>
+BLACKMAMBA_HOST_DEVICE View<accumulator_t<T>, 2>& rows_written(ScoresRule<T, Exact>& rule) {
+  return rule.a.scores;
+}
+
 inline constexpr auto balance_faults = logit_faults("balance_loss");
 inline constexpr auto balance_expert_fault = expert_fault("balance_loss");
 inline constexpr auto z_loss_faults = logit_faults("router_z_loss");
-inline constexpr auto sparsity_faults = logit_faults("sparsity_loss");
+inline constexpr auto sparsity_nan = logit_faults("sparsity_loss").nan;
 
 inline constexpr int sum_threads = 256;
+
+/// Tokens of a part whose columns a block sums: four elements a thread.
+constexpr Index rows_of_part(Index columns) { return std::max(Index{8}, 4 * sum_threads / columns); }
 
 /// The tokens of each sequence in `parts` pieces: jobs (sequence · parts + part). Offsets that do not ascend from 0 to the number
 /// of tokens lead nowhere outside of them.
@@ -26,10 +38,12 @@ struct TokenParts {
   struct Range {
     Index begin, end;
   };
-  TokenParts(View<Index const, 1> packing, Index n, Index count) : offsets{packing}, tokens{n}, sequences{count}, parts{1} {
-    constexpr Index rows = 128, most = 128;
-    if (count > 0) parts = std::min(most, std::max(Index{1}, n / (count * rows)));
-  }
+  /// \param rows  tokens of a part, as far as there are not more parts than one warp adds up soon
+  TokenParts(View<Index const, 1> packing, Index n, Index count, Index rows)
+      : offsets{packing},
+        tokens{n},
+        sequences{count},
+        parts{count > 0 ? std::clamp(n / (count * rows), Index{1}, Index{256}) : 1} {}
   Index jobs() const { return sequences * parts; }
   unsigned blocks() const { return static_cast<unsigned>(std::min(jobs(), Index{65535})); }
 
@@ -97,6 +111,16 @@ PartSums<A> part_sums(Cuda const& ctx, char const* op, TokenParts const& rows, I
   return out;
 }
 
+/// The sum of a column's parts [first, end): of the parts each lane of a warp sums every 32nd, then the lanes are added pairwise.
+template <class X>
+__device__ X sum_of_parts(View<X, 2> const& parts, Index first, Index end, Index column) {
+  X sum{0};
+#pragma unroll 4
+  for (Index job = first + threadIdx.x % 32; job < end; job += 32) sum += parts(job, column);
+  for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+  return sum;
+}
+
 template <Scalar T>
 struct BalanceTerm {
   using A = accumulator_t<T>;
@@ -113,70 +137,82 @@ template <class A>
 struct BalanceShares {
   View<A const, 1> given;  // optional (E)
   View<A, 2> share, mean;  // (sequences, E) out: E f_e, zeros where nothing is assigned, and P_e
-  View<A, 1> of_sequence;  // (sequences) out: the losses
 };
 
-/// One block a sequence.
+/// The mean of the losses of the sequences that are not empty, and how many those are, added up by a block.
+template <class A>
+struct BalanceTotal {
+  View<A, 1> of_sequence;  // (sequences): the losses
+  A coefficient;
+  A* present;
+  View<A, 1> loss;
+
+  __device__ void operator()(TokenParts const& rows) const {
+    __shared__ A sums[sum_threads];
+    __shared__ Index counts[sum_threads];
+    int const thread = static_cast<int>(threadIdx.x);
+    A sum{0};
+    Index count = 0;
+    for (Index s = thread; s < rows.sequences; s += sum_threads) {
+      auto const [begin, end] = rows.sequence(s);
+      sum += of_sequence(s), count += begin < end;
+    }
+    sums[thread] = sum, counts[thread] = count;
+    __syncthreads();
+    for (int kept = sum_threads / 2; kept > 0; kept /= 2) {
+      if (thread < kept) sums[thread] += sums[thread + kept], counts[thread] += counts[thread + kept];
+      __syncthreads();
+    }
+    if (thread > 0) return;
+    *present = A(static_cast<double>(counts[0]));
+    if (loss && counts[0] > 0) loss(0) += coefficient * (sums[0] / *present);
+  }
+};
+
+/// One block a sequence, a warp an expert; where there is one sequence, it is the total too.
 template <class A>
 __global__ void __launch_bounds__(sum_threads)
     balance_shares_kernel(__grid_constant__ TokenParts const rows, __grid_constant__ PartSums<A> const parts,
-                          __grid_constant__ BalanceShares<A> const a) {
+                          __grid_constant__ BalanceShares<A> const a, __grid_constant__ BalanceTotal<A> const total) {
   Index const E = a.share.extent(1);
-  __shared__ A factor;
+  int const warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   for (Index s = blockIdx.x; s < rows.sequences; s += gridDim.x) {
     auto const [begin, end] = rows.sequence(s);
-    for (Index e = threadIdx.x; e < E; e += sum_threads) {
-      A sum{0};
-      Index count = 0;
-      for (Index job = s * rows.parts; job < (s + 1) * rows.parts; ++job) sum += parts.sums(job, e), count += parts.counts(job, e);
+    Index const first = s * rows.parts;
+    for (Index e = warp; e < E; e += sum_threads / 32) {
+      A const sum = sum_of_parts(parts.sums, first, first + rows.parts, e);
+      Index const count = sum_of_parts(parts.counts, first, first + rows.parts, e);
+      if (lane > 0) continue;
       a.mean(s, e) = begin < end ? sum / A(static_cast<double>(end - begin)) : A(0);
       a.share(s, e) = a.given ? a.given(e) : A(static_cast<double>(count));
     }
     __syncthreads();
-    if (threadIdx.x == 0) {
-      A assigned{0};
-      for (Index e = 0; e < E; ++e) assigned += a.share(s, e);
-      factor = begin < end && assigned > A(0) ? A(static_cast<double>(E)) / assigned : A(0);
-    }
-    __syncthreads();
-    for (Index e = threadIdx.x; e < E; e += sum_threads) a.share(s, e) = factor == A(0) ? A(0) : a.share(s, e) * factor;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      A loss{0};
-      for (Index e = 0; e < E; ++e) loss += a.share(s, e) * a.mean(s, e);
-      a.of_sequence(s) = loss;
+    if (warp == 0) {  // in the order of experts, a lane every 32nd
+      A assigned{0}, loss{0};
+      for (Index e = lane; e < E; e += 32) assigned += a.share(s, e);
+      for (int step = 16; step > 0; step /= 2) assigned += __shfl_xor_sync(0xffffffffu, assigned, step);
+      A const factor = begin < end && assigned > A(0) ? A(static_cast<double>(E)) / assigned : A(0);
+      for (Index e = lane; e < E; e += 32) {
+        A const share = factor == A(0) ? A(0) : a.share(s, e) * factor;
+        a.share(s, e) = share;
+        loss += share * a.mean(s, e);
+      }
+      for (int step = 16; step > 0; step /= 2) loss += __shfl_xor_sync(0xffffffffu, loss, step);
+      if (lane == 0) total.of_sequence(s) = loss;
     }
     __syncthreads();
   }
+  if (rows.sequences == 1) total(rows);
 }
 
-/// The mean of the losses of the sequences that are not empty, and how many those are. One block.
 template <class A>
 __global__ void __launch_bounds__(sum_threads)
-    balance_total_kernel(__grid_constant__ TokenParts const rows, __grid_constant__ View<A const, 1> const of_sequence,
-                         A coefficient, A* present, __grid_constant__ View<A, 1> const loss) {
-  __shared__ A sums[sum_threads];
-  __shared__ Index counts[sum_threads];
-  int const thread = static_cast<int>(threadIdx.x);
-  A sum{0};
-  Index count = 0;
-  for (Index s = thread; s < rows.sequences; s += sum_threads) {
-    auto const [begin, end] = rows.sequence(s);
-    sum += of_sequence(s), count += begin < end;
-  }
-  sums[thread] = sum, counts[thread] = count;
-  __syncthreads();
-  for (int kept = sum_threads / 2; kept > 0; kept /= 2) {
-    if (thread < kept) sums[thread] += sums[thread + kept], counts[thread] += counts[thread + kept];
-    __syncthreads();
-  }
-  if (thread > 0) return;
-  *present = A(static_cast<double>(counts[0]));
-  if (loss && counts[0] > 0) loss(0) += coefficient * (sums[0] / *present);
+    balance_total_kernel(__grid_constant__ TokenParts const rows, __grid_constant__ BalanceTotal<A> const total) {
+  total(rows);
 }
 
 template <Scalar T>
-__global__ void __launch_bounds__(sum_threads)
+__global__ void __launch_bounds__(token_threads)
     balance_gradient_kernel(__grid_constant__ TokenParts const rows, __grid_constant__ View<accumulator_t<T> const, 2> const p,
                             __grid_constant__ View<accumulator_t<T> const, 2> const share, accumulator_t<T> scale,
                             accumulator_t<T> const* present, __grid_constant__ View<T, 2> const d_logits) {
@@ -185,24 +221,18 @@ __global__ void __launch_bounds__(sum_threads)
     auto const [first, last] = rows.sequence(job / rows.parts);
     auto const [begin, end] = rows.part(job);
     A const factor = scale / (A(static_cast<double>(last - first)) * *present);
-    for (Index i = begin + threadIdx.x; i < end; i += sum_threads)
+    for (Index i = begin + threadIdx.x; i < end; i += token_threads)
       balance_gradient(p[i], share[job / rows.parts], factor, d_logits[i]);
   }
 }
 
-/// The sum of the parts, in their order, over what they are divided by, added. One thread.
+/// The sum of the parts over what it is divided by, added. One warp.
 template <class A>
-struct ZTotalRule {
-  View<A const, 2> parts;
-  A count, coefficient;
-  View<A, 1> loss;
-
-  __device__ void operator()(Index) const {
-    A total{0};
-    for (Index job = 0; job < parts.extent(0); ++job) total += parts(job, 0);
-    loss(0) += coefficient * (total / count);
-  }
-};
+__global__ void z_total_kernel(__grid_constant__ View<A, 2> const parts, A count, A coefficient,
+                               __grid_constant__ View<A, 1> const loss) {
+  A const total = sum_of_parts(parts, 0, parts.extent(0), 0);
+  if (threadIdx.x == 0) loss(0) += coefficient * (total / count);
+}
 
 template <class A>
 struct ZTerm {
@@ -213,8 +243,11 @@ struct ZTerm {
 template <Scalar T>
 struct SparsityTerm {
   View<T const, 2> logits;
+  FaultSlot* nan;
   __device__ void operator()(Index i, Index e, accumulator_t<T>& sum, Index& count) const {
-    if (auto const x = widen(logits(i, e)); x > accumulator_t<T>(0)) sum += x, ++count;
+    auto const x = widen(logits(i, e));
+    if (x > accumulator_t<T>(0)) sum += x, ++count;
+    if (x != x) report_fault(nan, i, e);
   }
 };
 
@@ -226,10 +259,11 @@ __global__ void __launch_bounds__(sum_threads)
   using A = accumulator_t<T>;
   Index const E = a.logits.extent(1);
   double const n = static_cast<double>(a.logits.extent(0)), k = static_cast<double>(a.k);
-  for (Index e = threadIdx.x; e < E; e += sum_threads) {
-    A sum{0};
-    Index active = 0;
-    for (Index job = 0; job < parts.sums.extent(0); ++job) sum += parts.sums(job, e), active += parts.counts(job, e);
+  Index const jobs = parts.sums.extent(0);
+  for (Index e = threadIdx.x / 32; e < E; e += sum_threads / 32) {
+    A const sum = sum_of_parts(parts.sums, 0, jobs, e);
+    Index const active = sum_of_parts(parts.counts, 0, jobs, e);
+    if (threadIdx.x % 32 > 0) continue;
     factor[e] = A(static_cast<double>(E) * static_cast<double>(active) / (k * n * n));
     dear[e] = factor[e] * sum;
   }
@@ -255,11 +289,6 @@ struct SparsityGradientRule {
   }
 };
 
-/// The check alone: a kernel that sums does not stop at a token.
-struct NoRule {
-  __device__ void operator()(Index) const {}
-};
-
 }  // namespace detail
 
 /// Offsets are device memory, which the host does not read: where they do not ascend from 0 to tokens, nothing outside is touched,
@@ -269,8 +298,9 @@ void balance_loss_on(Cuda const& ctx, BalanceLossArgs<T> const& a) {
   using A = accumulator_t<T>;
   constexpr char const* op = "balance_loss";
   Index const tokens = a.logits.extent(0), E = a.logits.extent(1);
-  detail::TokenParts const rows{a.offsets, tokens, sequence_count(op, a.offsets, 1)};
-  if (tokens == 0 || E == 0 || rows.sequences == 0) return;
+  Index const sequences = sequence_count(op, a.offsets, 1);
+  if (tokens == 0 || E == 0 || sequences == 0) return;
+  detail::TokenParts const rows{a.offsets, tokens, sequences, detail::rows_of_part(E)};
   detail::DeviceScope const device{ctx.device()};
   Arena& scratch = ctx.scratch();
   auto const scope = scratch.scope();
@@ -282,16 +312,17 @@ void balance_loss_on(Cuda const& ctx, BalanceLossArgs<T> const& a) {
                          check);
   auto const parts = detail::part_sums<A>(ctx, op, rows, E, detail::BalanceTerm<T>{p, a.counts ? View<int const, 2>{} : a.experts});
   Shape<2> const shape{rows.sequences, E};
-  detail::BalanceShares<A> const shares{a.counts, scratch.take<A>(shape), scratch.take<A>(shape),
-                                        scratch.take<A>(Shape<1>{rows.sequences})};
-  auto const blocks = static_cast<unsigned>(std::min(rows.sequences, Index{65535}));
-  detail::balance_shares_kernel<A><<<blocks, detail::sum_threads, 0, ctx.stream()>>>(rows, parts, shares);
+  detail::BalanceShares<A> const shares{a.counts, scratch.take<A>(shape), scratch.take<A>(shape)};
   auto* const present = scratch.take<A>(Shape<1>{1}).data();
-  detail::balance_total_kernel<A>
-      <<<1, detail::sum_threads, 0, ctx.stream()>>>(rows, shares.of_sequence, A(a.coefficient), present, a.loss);
-  if (a.d_logits)
-    detail::balance_gradient_kernel<T><<<rows.blocks(), detail::sum_threads, 0, ctx.stream()>>>(
-        rows, p, shares.share, A(a.scale * a.coefficient), present, a.d_logits);
+  detail::BalanceTotal<A> const total{scratch.take<A>(Shape<1>{rows.sequences}), A(a.coefficient), present, a.loss};
+  auto const blocks = static_cast<unsigned>(std::min(rows.sequences, Index{65535}));
+  detail::balance_shares_kernel<A><<<blocks, detail::sum_threads, 0, ctx.stream()>>>(rows, parts, shares, total);
+  if (rows.sequences > 1) detail::balance_total_kernel<A><<<1, detail::sum_threads, 0, ctx.stream()>>>(rows, total);
+  if (a.d_logits) {
+    detail::TokenParts const by_thread{a.offsets, tokens, sequences, detail::token_threads};
+    detail::balance_gradient_kernel<T><<<by_thread.blocks(), detail::token_threads, 0, ctx.stream()>>>(
+        by_thread, p, shares.share, A(a.scale * a.coefficient), present, a.d_logits);
+  }
   detail::check_launch(op);
 }
 
@@ -308,8 +339,10 @@ void router_z_loss_on(Cuda const& ctx, RouterZLossArgs<T> const& a) {
   detail::for_each_token(ctx, op, tokens, detail::ZLossRule<T>{a, of_token, A(2 * a.scale * a.coefficient), count},
                          detail::check_of(ctx, detail::z_loss_faults, a.logits, true));
   if (!a.loss) return;
-  auto const parts = detail::part_sums<A>(ctx, op, detail::TokenParts{{}, tokens, 1}, 1, detail::ZTerm<A>{of_token});
-  detail::for_each_token(ctx, op, 1, detail::ZTotalRule<A>{parts.sums, count, A(a.coefficient), a.loss});
+  auto const parts =
+      detail::part_sums<A>(ctx, op, detail::TokenParts{{}, tokens, 1, detail::rows_of_part(1)}, 1, detail::ZTerm<A>{of_token});
+  detail::z_total_kernel<A><<<1, 32, 0, ctx.stream()>>>(parts.sums, count, A(a.coefficient), a.loss);
+  detail::check_launch(op);
 }
 
 template <Scalar T>
@@ -320,8 +353,8 @@ void sparsity_loss_on(Cuda const& ctx, SparsityLossArgs<T> const& a) {
   if (tokens == 0 || E == 0) return;
   detail::DeviceScope const device{ctx.device()};
   auto const scope = ctx.scratch().scope();
-  detail::for_each_token(ctx, op, tokens, detail::NoRule{}, detail::check_of(ctx, detail::sparsity_faults, a.logits));
-  auto const parts = detail::part_sums<A>(ctx, op, detail::TokenParts{{}, tokens, 1}, E, detail::SparsityTerm<T>{a.logits});
+  auto const parts = detail::part_sums<A>(ctx, op, detail::TokenParts{{}, tokens, 1, detail::rows_of_part(E)}, E,
+                                          detail::SparsityTerm<T>{a.logits, ctx.fault(detail::sparsity_nan)});
   auto const factor = ctx.scratch().template take<A>(Shape<1>{E + 1}), dear = ctx.scratch().template take<A>(Shape<1>{E});
   detail::sparsity_total_kernel<T><<<1, detail::sum_threads, 0, ctx.stream()>>>(a, parts, factor.data(), dear.data());
   detail::check_launch(op);

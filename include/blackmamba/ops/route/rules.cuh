@@ -101,12 +101,108 @@ __global__ void __launch_bounds__(token_threads)
   }
 }
 
+/// A rule that reads or writes a row of each token's may say which: `rows_read(rule)`, `rows_written(rule)` are its views of them.
+/// Where rows are long, a block then brings them through shared memory, so that neighbouring threads touch neighbouring elements.
+template <class Rule>
+concept ReadsRows = requires(Rule& rule) {
+  rows_read(rule);
+};
+template <class Rule>
+concept WritesRows = requires(Rule& rule) {
+  rows_written(rule);
+};
+
+/// The length of a row in shared memory with which the threads of a warp, a row each, meet different banks.
+template <class X>
+constexpr Index bank_free_length(Index E) {
+  constexpr Index word = sizeof(X) < 4 ? 4 / sizeof(X) : 1;
+  Index const words = (E + word - 1) / word;
+  return (words + 1 - words % 2) * word;
+}
+
+template <class X>
+BLACKMAMBA_HOST_DEVICE constexpr Index tile_bytes(Index length) {
+  return (token_threads * length * static_cast<Index>(sizeof(X)) + 15) / 16 * 16;
+}
+
+/// `lengths` of a row read and of one written, as `bank_free_length` has them.
+template <class Rule, class Check>
+__global__ void __launch_bounds__(token_threads)
+    tile_kernel(Index tokens, __grid_constant__ Rule const given, __grid_constant__ Check const given_check, Index read_length,
+                Index written_length) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  int const warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+  Rule rule = given;
+  Check check = given_check;
+  for (Index first = Index{blockIdx.x} * token_threads; first < tokens; first += Index{gridDim.x} * token_threads) {
+    int const rows = tokens - first < token_threads ? static_cast<int>(tokens - first) : token_threads;
+    Index offset = 0;
+    if constexpr (ReadsRows<Rule>) {
+      auto from = given;
+      auto const view = rows_read(from);
+      using X = typename decltype(view)::value_type;
+      auto* const tile = reinterpret_cast<X*>(memory);
+      for (int r = warp; r < rows; r += token_threads / 32)
+        for (Index j = lane; j < view.extent(1); j += 32) tile[r * read_length + j] = view(first + r, j);
+      // Token i is where its rows would be if the tile had those of all tokens.
+      View<X const, 2> const here{tile - first * read_length, view.shape(), Shape<2>{read_length, 1}};
+      rows_read(rule) = here;
+      if constexpr (requires { check.logits = here; })
+        if (check.logits) check.logits = here;
+      offset = tile_bytes<X>(read_length);
+    }
+    if constexpr (WritesRows<Rule>) {
+      auto& view = rows_written(rule);
+      using X = typename std::remove_reference_t<decltype(view)>::value_type;
+      view = {reinterpret_cast<X*>(memory + offset) - first * written_length, view.shape(), Shape<2>{written_length, 1}};
+    }
+    __syncthreads();
+    if (Index const i = first + threadIdx.x; i < tokens) {
+      if (check(i)) {
+        rule(i);
+      } else if constexpr (requires { rule.refuse(i); }) {
+        rule.refuse(i);
+      }
+    }
+    __syncthreads();
+    if constexpr (WritesRows<Rule>) {
+      auto to = given;
+      auto const view = rows_written(to);
+      using X = typename decltype(view)::value_type;
+      auto const* const tile = reinterpret_cast<X const*>(memory + offset);
+      for (int r = warp; r < rows; r += token_threads / 32)
+        for (Index j = lane; j < view.extent(1); j += 32) view(first + r, j) = tile[r * written_length + j];
+      __syncthreads();
+    }
+  }
+}
+
 template <class Rule, class Check = NoCheck>
 void for_each_token(Cuda const& ctx, char const* op, Index tokens, Rule const& rule, Check const& check = {}) {
   if (tokens == 0) return;
   DeviceScope const device{ctx.device()};
-  Index const blocks = std::min((tokens + token_threads - 1) / token_threads, Index{0x7fffffff});
-  token_kernel<<<static_cast<unsigned>(blocks), token_threads, 0, ctx.stream()>>>(tokens, rule, check);
+  auto const blocks = static_cast<unsigned>(std::min(ceil_div(tokens, Index{token_threads}), Index{0x7fffffff}));
+  if constexpr (ReadsRows<Rule> || WritesRows<Rule>) {
+    constexpr Index short_row = 16, most_bytes = 48 * 1024;
+    Rule copy = rule;
+    Index read_length = 0, written_length = 0, bytes = 0, E = 0;
+    if constexpr (ReadsRows<Rule>) {
+      using X = typename std::remove_reference_t<decltype(rows_read(copy))>::value_type;
+      E = rows_read(copy).extent(1);
+      read_length = bank_free_length<X>(E), bytes += tile_bytes<X>(read_length);
+    }
+    if constexpr (WritesRows<Rule>) {
+      using X = typename std::remove_reference_t<decltype(rows_written(copy))>::value_type;
+      E = rows_written(copy).extent(1);
+      written_length = bank_free_length<X>(E), bytes += tile_bytes<X>(written_length);
+    }
+    if (E >= short_row && bytes <= most_bytes) {
+      tile_kernel<<<blocks, token_threads, static_cast<unsigned>(bytes), ctx.stream()>>>(tokens, rule, check, read_length,
+                                                                                         written_length);
+      return check_launch(op);
+    }
+  }
+  token_kernel<<<blocks, token_threads, 0, ctx.stream()>>>(tokens, rule, check);
   check_launch(op);
 }
 

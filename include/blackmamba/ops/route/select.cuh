@@ -41,36 +41,58 @@ struct Selection {
 
 inline constexpr int select_threads = 1024;
 
-template <class A>
+/// Where numbers of a block are counted by digit: a column for each lane of a warp, so that those with the same digit do not wait
+/// for each other.
+struct DigitCounts {
+  unsigned of_lane[256][32];
+  unsigned warp[select_threads / 32];
+  unsigned digit, wanted, equal;
+  Index last;
+};
+
+/// With `Held` the keys of a column, at most so many a thread, are read once and kept in registers.
+template <class A, int Held>
 __global__ void __launch_bounds__(select_threads) select_kernel(__grid_constant__ Selection<A> const s) {
   using Key = OrderKey<A>;
   constexpr unsigned all = 0xffffffffu;
-  __shared__ unsigned counts[256], warp_counts[select_threads / 32];
-  __shared__ unsigned digit_found, wanted_found, equal_found;
-  __shared__ Index last_found;
+  constexpr int together = Held ? Held : 8;
+  __shared__ DigitCounts shared;
   int const thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   Index const tokens = s.keys.extent(1);
   for (Index column = blockIdx.x; column < s.keys.extent(0); column += gridDim.x) {
     Key const* const keys = s.keys.data() + column * tokens;
-    Key cut = 0, known = 0;                      // the bits of the key that are found, and which those are
-    auto wanted = static_cast<unsigned>(s.n);    // how many are, of those that have these bits
-    auto equal = static_cast<unsigned>(tokens);  // and how many have them
+    Key held[together];
+    auto const read = [&](Index begin) {
+#pragma unroll
+      for (int h = 0; h < together; ++h) {
+        Index const i = begin + Index{h} * select_threads + thread;
+        held[h] = i < tokens ? keys[i] : 0;
+      }
+    };
+    if constexpr (Held > 0) read(0);
+    Key cut = 0, known = 0;                    // the bits of the key that are found, and which those are
+    auto wanted = static_cast<unsigned>(s.n);  // how many are, of those that have these bits
+    unsigned equal = 0;                        // and how many have them
     for (int shift = 8 * (static_cast<int>(sizeof(Key)) - 1); shift >= 0; shift -= 8) {
-      if (thread < 256) counts[thread] = 0;
+      for (int at = thread; at < 256 * 32; at += select_threads) shared.of_lane[at / 32][at % 32] = 0;
       __syncthreads();
-      for (Index begin = 0; begin < tokens; begin += select_threads) {
-        Index const i = begin + thread;
-        Key const key = i < tokens ? keys[i] : 0;
-        bool const in = i < tokens && (key & known) == cut;
-        unsigned const digit = in ? static_cast<unsigned>(key >> shift) & 255u : 256u;
-        // Most numbers of a column share their first digits: a warp's are counted at once.
-        unsigned const same = __match_any_sync(all, digit);
-        if (in && __ffs(static_cast<int>(same)) == lane + 1) atomicAdd(&counts[digit], static_cast<unsigned>(__popc(same)));
+      for (Index begin = 0; begin < tokens; begin += Index{together} * select_threads) {
+        if constexpr (Held == 0) read(begin);
+#pragma unroll
+        for (int h = 0; h < together; ++h)
+          if (begin + Index{h} * select_threads + thread < tokens && (held[h] & known) == cut)
+            atomicAdd(&shared.of_lane[static_cast<unsigned>(held[h] >> shift) & 255u][lane], 1u);
+      }
+      __syncthreads();
+      for (int d = warp; d < 256; d += select_threads / 32) {
+        unsigned const sum = __reduce_add_sync(all, shared.of_lane[d][lane]);
+        if (lane == 0) shared.of_lane[d][0] = sum;
       }
       __syncthreads();
       if (warp == 0) {  // each lane has eight digits, the largest ones first
-        unsigned sum = 0;
-        for (int d = 0; d < 8; ++d) sum += counts[255 - 8 * lane - d];
+        unsigned counts[8], sum = 0;
+#pragma unroll
+        for (int d = 0; d < 8; ++d) sum += counts[d] = shared.of_lane[255 - 8 * lane - d][0];
         unsigned up_to = sum;
         for (int step = 1; step < 32; step *= 2) {
           unsigned const before = __shfl_up_sync(all, up_to, static_cast<unsigned>(step));
@@ -78,36 +100,42 @@ __global__ void __launch_bounds__(select_threads) select_kernel(__grid_constant_
         }
         unsigned before = up_to - sum;
         if (before < wanted && wanted <= up_to) {
-          int digit = 255 - 8 * lane;
-          for (; before + counts[digit] < wanted; --digit) before += counts[digit];
-          digit_found = static_cast<unsigned>(digit), wanted_found = wanted - before, equal_found = counts[digit];
+          bool found = false;
+#pragma unroll
+          for (int d = 0; d < 8; ++d) {
+            if (!found && before + counts[d] >= wanted) {
+              found = true;
+              shared.digit = static_cast<unsigned>(255 - 8 * lane - d), shared.wanted = wanted - before, shared.equal = counts[d];
+            }
+            before += counts[d];
+          }
         }
       }
       __syncthreads();
-      cut |= static_cast<Key>(digit_found) << shift, known |= static_cast<Key>(255) << shift;
-      wanted = wanted_found, equal = equal_found;
+      cut |= static_cast<Key>(shared.digit) << shift, known |= static_cast<Key>(255) << shift;
+      wanted = shared.wanted, equal = shared.equal;
     }
-    if (thread == 0) last_found = tokens;
+    if (thread == 0) shared.last = tokens;
     if (wanted < equal) {  // the first of those that are equal: which token is the last of them
       unsigned before = 0;
       for (Index begin = 0; begin < tokens && before < wanted; begin += select_threads) {
         Index const i = begin + thread;
         bool const is = i < tokens && keys[i] == cut;
         unsigned const votes = __ballot_sync(all, is);
-        if (lane == 0) warp_counts[warp] = static_cast<unsigned>(__popc(votes));
+        if (lane == 0) shared.warp[warp] = static_cast<unsigned>(__popc(votes));
         __syncthreads();
         unsigned rank = before + static_cast<unsigned>(__popc(votes & ((2u << lane) - 1u)));  // from 1
         for (int w = 0; w < select_threads / 32; ++w) {
-          if (w < warp) rank += warp_counts[w];
-          before += warp_counts[w];
+          if (w < warp) rank += shared.warp[w];
+          before += shared.warp[w];
         }
-        if (is && rank == wanted) last_found = i;
+        if (is && rank == wanted) shared.last = i;
         __syncthreads();
       }
     }
     __syncthreads();
     if (thread == 0) {
-      s.cut(column) = cut, s.last(column) = last_found;
+      s.cut(column) = cut, s.last(column) = shared.last;
       if (s.value) s.value(column) = from_order_key(cut);
     }
     __syncthreads();
@@ -120,7 +148,8 @@ void select(Cuda const& ctx, char const* op, Selection<A> const& s) {
   if (s.keys.extent(0) == 0) return;
   DeviceScope const device{ctx.device()};
   Index const blocks = s.keys.extent(0) < 65535 ? s.keys.extent(0) : 65535;
-  select_kernel<A><<<static_cast<unsigned>(blocks), select_threads, 0, ctx.stream()>>>(s);
+  auto* const kernel = s.keys.extent(1) <= 16 * select_threads ? select_kernel<A, 16> : select_kernel<A, 0>;
+  kernel<<<static_cast<unsigned>(blocks), select_threads, 0, ctx.stream()>>>(s);
   check_launch(op);
 }
 

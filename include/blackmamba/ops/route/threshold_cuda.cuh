@@ -10,6 +10,15 @@ namespace blackmamba {
 
 namespace detail {
 
+template <Scalar A>
+BLACKMAMBA_HOST_DEVICE View<A const, 2>& rows_read(ThresholdRule<A>& rule) {
+  return rule.a.scores;
+}
+template <Scalar A>
+BLACKMAMBA_HOST_DEVICE View<int, 2>& rows_written(ThresholdRule<A>& rule) {
+  return rule.a.experts;
+}
+
 inline constexpr auto expert_choice_faults = logit_faults("route_expert_choice");
 inline constexpr auto threshold_faults = logit_faults("route_threshold");
 inline constexpr auto balance_thresholds_faults = logit_faults("balance_thresholds");
@@ -30,6 +39,27 @@ struct KeyRule {
 };
 
 template <class A>
+BLACKMAMBA_HOST_DEVICE View<A const, 2>& rows_read(KeyRule<A>& rule) {
+  return rule.scores;
+}
+
+/// A token's margin, and its keys by it.
+template <class A>
+struct MarginKeyRule {
+  MarginRule<A> margin;
+  View<OrderKey<A>, 2> keys;
+
+  __device__ KeyRule<A> key() const { return {margin.a.scores, margin.margin, keys}; }
+  __device__ void operator()(Index i) const { margin(i), key()(i); }
+  __device__ void refuse(Index i) const { margin.refuse(i), key().refuse(i); }
+};
+
+template <class A>
+BLACKMAMBA_HOST_DEVICE View<A const, 2>& rows_read(MarginKeyRule<A>& rule) {
+  return rule.margin.a.scores;
+}
+
+template <class A>
 struct TakeRule {
   Selection<A> best;
   View<int, 2> experts;
@@ -38,6 +68,11 @@ struct TakeRule {
     for (Index e = 0; e < experts.extent(1); ++e) experts(i, e) = best.among(i, e) ? static_cast<int>(e) : -1;
   }
 };
+
+template <class A>
+BLACKMAMBA_HOST_DEVICE View<int, 2>& rows_written(TakeRule<A>& rule) {
+  return rule.experts;
+}
 
 /// Room for the keys of (tokens, E) scores and what a selection finds in them.
 template <class A>
@@ -74,7 +109,7 @@ void route_threshold_on(Cuda const& ctx, RouteThresholdArgs<A> const& a) {
                          detail::check_of(ctx, detail::threshold_faults, a.scores));
 }
 
-/// As `route_expert_choice`, after the margins of the tokens.
+/// As `route_expert_choice`, by the margins of the tokens.
 template <Scalar A>
 void balance_thresholds_on(Cuda const& ctx, BalanceThresholdsArgs<A> const& a) {
   constexpr char const* op = "balance_thresholds";
@@ -83,9 +118,8 @@ void balance_thresholds_on(Cuda const& ctx, BalanceThresholdsArgs<A> const& a) {
   detail::Columns<A> const columns{ctx, a.scores, std::min(share, tokens - 1) + 1, a.thresholds};
   auto const margin = ctx.scratch().template take<A>(Shape<1>{tokens});
   auto const room = ctx.scratch().template take<A>(Shape<2>{tokens, E});
-  auto const check = detail::check_of(ctx, detail::balance_thresholds_faults, a.scores);
-  detail::for_each_token(ctx, op, tokens, detail::MarginRule<A>{a, margin, room.data()}, check);
-  detail::for_each_token(ctx, op, tokens, detail::KeyRule<A>{a.scores, margin, columns.keys}, check);
+  detail::for_each_token(ctx, op, tokens, detail::MarginKeyRule<A>{{a, margin, room.data()}, columns.keys},
+                         detail::check_of(ctx, detail::balance_thresholds_faults, a.scores));
   detail::select(ctx, op, columns.best);
 }
 

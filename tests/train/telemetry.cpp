@@ -154,7 +154,7 @@ TEST_CASE("telemetry: passes of a step add up to the pass over all of their toke
   Index const tokens = 48, E = 5;
   auto const logits = test::random_tensor<float>(Shape{tokens, E}, 2);
   auto const experts = random_experts(tokens, 2, E, 3), inference = random_experts(tokens, 3, E, 4);
-  auto const all = [&](Index begin, Index count, RouterReport const& report) {
+  auto const all = [&](Index begin, Index count, RouterReport<float> const& report) {
     return RoutingArgs<float>{.logits = View<float const, 2>{logits}.slice(0, begin, count),
                               .experts = View<int const, 2>{experts}.slice(0, begin, count),
                               .inference = View<int const, 2>{inference}.slice(0, begin, count),

@@ -47,11 +47,14 @@ void for_every_model(Use&& use) {
 }  // namespace
 
 GPU_TEST("golden on a GPU: logits, loss and greedy continuation are the published ones, at once, in chunks and token by token") {
-  constexpr double bound = 1e-10;
-  for_every_model<double>([&](auto& model, auto const&, io::TensorFile const& expected) {
+  for_every_model<double>([&](auto& model, test::fs::path const& folder, io::TensorFile const& expected) {
     auto const& ctx = model.ctx();
     auto const ids = expected.read<Token, 2>("input_ids");
     auto const logits = expected.read<double, 3>("logits");
+    // The transformers library computes some steps in float32 whatever it is given: as on the CPU, 1e-5 of the largest logit.
+    double largest = 0;
+    for (double const x : logits) largest = std::max(largest, std::fabs(x));
+    double const bound = folder.filename().string().starts_with("hf-") ? 1e-5 * largest : 1e-10;
     CHECK_CLOSE(test::compare_absolute(logits_of(model, ids).view(), logits.view(), bound));
     if (expected.contains("target_ids")) {
       auto const targets = expected.read<Token, 2>("target_ids");

@@ -27,7 +27,7 @@ bool pieces_align(View<T, 2> const& view) {
 
 /// How rows are dealt. Measured choices: docs/benchmarks/dispatch.md has the measurements.
 struct RowPlan {
-  static constexpr int warps = 4, threads = 32 * warps;
+  static constexpr int warps = 2, threads = 32 * warps;
   /// Of a lane in one part of a row: where only stored elements are in registers, and where sums are too.
   static constexpr int pieces = 6, summed_pieces = 3;
 

@@ -63,7 +63,7 @@ bool clusters_fit(int device) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = sinkhorn_most_blocks, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    constexpr int threads = sinkhorn_most_threads<A>;
+    constexpr int threads = sinkhorn_most_threads<A, sinkhorn_kept<A>>;
     cudaLaunchConfig_t config{};
     config.gridDim = dim3{sinkhorn_most_blocks}, config.blockDim = dim3{threads};
     config.dynamicSmemBytes = static_cast<std::size_t>(sinkhorn_shared_bytes(sinkhorn_clustered_group, threads, true, sizeof(A)));
@@ -85,9 +85,9 @@ Index blocks_at_once(Cuda const& ctx, Kernel kernel, int threads, int shared) {
   return Index{of_one} * ctx.multiprocessors();
 }
 
-template <class A, auto Resident, auto Looping, auto Plain>
+template <class A, auto Clustered, auto Single, auto Looping, auto Plain>
 void launch_sinkhorn(Cuda const& ctx, SinkhornJob<A>& job) {
-  constexpr int least = SinkhornTuning::threads, most = sinkhorn_most_threads<A>;
+  constexpr int least = SinkhornTuning::threads, most = sinkhorn_most_threads<A, 1>;
   auto const scope = ctx.scratch().scope();
   if (job.E > Index{32} * sinkhorn_columns) {
     constexpr int threads = SinkhornPlain<A>::threads;
@@ -104,16 +104,14 @@ void launch_sinkhorn(Cuda const& ctx, SinkhornJob<A>& job) {
   }
   while (Index{job.group} * sinkhorn_columns < job.E) job.group *= 2;
   Index const wanted = job.tokens * job.group;
-  auto const round_up = [](Index count) { return ceil_div(count, Index{32}) * 32; };
-  if (job.group <= sinkhorn_clustered_group && wanted <= Index{most} * sinkhorn_most_blocks &&
-      clusters_fit<A, Resident>(ctx.device())) {
+  constexpr Index of_block = Index{least} * sinkhorn_kept<A>;
+  if (job.group <= sinkhorn_clustered_group && wanted <= of_block * sinkhorn_most_blocks &&
+      clusters_fit<A, Clustered>(ctx.device())) {
     Index blocks = 1;
     while (blocks < sinkhorn_most_blocks && blocks * least < wanted) blocks *= 2;
-    Index const threads = std::max(Index{least}, round_up(ceil_div(wanted, blocks)));
     job.clustered = blocks > 1;
-    int const shared = sinkhorn_shared_bytes(job.group, static_cast<int>(threads), true, sizeof(A));
-    return launch_together(ctx, Resident, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, job.clustered,
-                           job);
+    int const shared = sinkhorn_shared_bytes(job.group, least, true, sizeof(A));
+    return launch_together(ctx, Clustered, static_cast<unsigned>(blocks), least, shared, job.clustered, job);
   }
   // Few blocks, for each reads what all of them leave; but as many multiprocessors as there are tokens for.
   int const threads = wanted <= Index{least} * ctx.multiprocessors() ? least : most;
@@ -123,7 +121,7 @@ void launch_sinkhorn(Cuda const& ctx, SinkhornJob<A>& job) {
     launch_together(ctx, kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, false, job);
   };
   Index const blocks = ceil_div(wanted, Index{threads});
-  if (blocks <= blocks_at_once(ctx, Resident, threads, shared)) return launch(Resident, blocks);
+  if (blocks <= blocks_at_once(ctx, Single, threads, shared)) return launch(Single, blocks);
   launch(Looping, std::min(blocks, blocks_at_once(ctx, Looping, threads, shared)));
 }
 
@@ -151,9 +149,9 @@ void report_nothing(Cuda const& ctx, SinkhornJob<A> const& job) {
 
 }  // namespace detail
 
-/// Returns nothing. A token in registers for up to 64 experts and 16384 tokens on one cluster of blocks, for up to 256 experts on a
-/// cooperative grid; beyond that the logits are read again in each iteration. Where something is wrong the plan is NaN and the next
-/// wait throws. Two runs give the same bits.
+/// Returns nothing. Tokens stay in registers: those of up to 16384 tokens · ⌈E / 8⌉ on one cluster of blocks, where E ≤ 64; more on
+/// a cooperative grid as long as a thread has one, and E ≤ 256; beyond that the logits are read again in each iteration. Where
+/// something is wrong the plan is NaN and the next wait throws. Two runs give the same bits.
 template <Scalar T>
 void sinkhorn_on(Cuda const& ctx, SinkhornArgs<T> const& a) {
   using A = accumulator_t<T>;
@@ -164,8 +162,8 @@ void sinkhorn_on(Cuda const& ctx, SinkhornArgs<T> const& a) {
   job.not_finite = ctx.fault(detail::sinkhorn_not_finite);
   job.range = ctx.fault(detail::sinkhorn_range);
   job.lost = ctx.fault(detail::sinkhorn_lost);
-  detail::launch_sinkhorn<A, detail::sinkhorn_kernel<A, true>, detail::sinkhorn_kernel<A, false>, detail::sinkhorn_plain_kernel<A>>(
-      ctx, job);
+  detail::launch_sinkhorn<A, detail::sinkhorn_kernel<A, detail::sinkhorn_kept<A>>, detail::sinkhorn_kernel<A, 1>,
+                          detail::sinkhorn_kernel<A, 0>, detail::sinkhorn_plain_kernel<A>>(ctx, job);
 }
 
 /// As `sinkhorn` on a GPU.
@@ -179,8 +177,8 @@ void sinkhorn_log_on(Cuda const& ctx, SinkhornLogArgs<T> const& a) {
   job.not_finite = ctx.fault(detail::sinkhorn_log_not_finite);
   job.range = ctx.fault(detail::sinkhorn_log_range);
   job.lost = ctx.fault(detail::sinkhorn_log_potential);
-  detail::launch_sinkhorn<A, detail::sinkhorn_log_kernel<A, true>, detail::sinkhorn_log_kernel<A, false>,
-                          detail::sinkhorn_log_plain_kernel<A>>(ctx, job);
+  detail::launch_sinkhorn<A, detail::sinkhorn_log_kernel<A, detail::sinkhorn_kept<A>>, detail::sinkhorn_log_kernel<A, 1>,
+                          detail::sinkhorn_log_kernel<A, 0>, detail::sinkhorn_log_plain_kernel<A>>(ctx, job);
 }
 
 }  // namespace blackmamba

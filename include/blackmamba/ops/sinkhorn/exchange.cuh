@@ -256,7 +256,14 @@ struct SinkhornShare {
   __device__ int present(SinkhornJob<A> const& job, Index i) const { return i < job.tokens ? count : 0; }
 };
 
+/// Tokens that a thread keeps in a cluster, whose threads are few so that few warps exchange sums.
 template <class A>
-inline constexpr int sinkhorn_most_threads = std::is_same_v<A, double> ? 512 : 1024;
+inline constexpr int sinkhorn_kept = std::is_same_v<A, double> ? 2 : 4;
+
+/// Threads of a block that keeps `Kept` tokens a thread, at most.
+template <class A, int Kept>
+inline constexpr int sinkhorn_most_threads = Kept > 1                    ? 256
+                                             : std::is_same_v<A, double> ? 512
+                                                                         : 1024;
 
 }  // namespace blackmamba::detail

@@ -1,8 +1,8 @@
 #pragma once
 /// \file
-/// Both forms of Sinkhorn's iteration, each in one kernel for all iterations. With `Resident` a thread has one token and keeps it
-/// in registers; without, it reads its tokens again in every iteration. The plan is written at the end: it may be where the logits
-/// are.
+/// Both forms of Sinkhorn's iteration, each in one kernel for all iterations. A thread keeps `Kept` tokens in registers; with Kept
+/// = 0 it has as many as there are, and reads them again in every iteration. The plan is written at the end: it may be where the
+/// logits are.
 
 #include <blackmamba/ops/sinkhorn/exchange.cuh>
 
@@ -34,54 +34,57 @@ __device__ void write_report(SinkhornJob<A> const& job, Index iterations, A erro
   job.report[0] = SinkhornReport{iterations, static_cast<double>(error), converged};
 }
 
-/// Calls body(i) for each token of this thread's group, the whole warp together; `load` brings its logits, unless they are there.
-template <bool Resident, class A, class Load, class Body>
+/// Calls body(i, r) for each token of this thread's group, kept as its r-th, the whole warp together. `load(i, r)` brings its
+/// logits, where they are not kept. Kept tokens may lie past the end.
+template <int Kept, class A, class Load, class Body>
 __device__ __forceinline__ void each_token(SinkhornJob<A> const& job, SinkhornShare<A> const& mine, Load const& load,
                                            Body const& body) {
-  if (Resident) {
-    body(mine.slot);
+  if constexpr (Kept > 0) {
+#pragma unroll
+    for (int r = 0; r < Kept; ++r) body(mine.slot + r * mine.slots, r);
   } else {
     // Tokens of the first slots, so that lanes whose own are past the end come along.
     for (Index from = 0; from < job.tokens; from += mine.slots) {
-      load(mine.slot + from);
-      body(mine.slot + from);
+      load(mine.slot + from, 0);
+      body(mine.slot + from, 0);
     }
   }
 }
 
 /// The published form.
-template <class A, bool Resident>
-__global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__grid_constant__ SinkhornJob<A> const job) {
+template <class A, int Kept>
+__global__ void __launch_bounds__(sinkhorn_most_threads<A, Kept>) sinkhorn_kernel(__grid_constant__ SinkhornJob<A> const job) {
   constexpr int C = sinkhorn_columns;
   ColumnSums<A> sums{job};
   SinkhornShare<A> const mine{job};
   Index const column = mine.column();
   A const epsilon = A(1e-8), target = A(1) / A(job.tokens), even = A(1) / A(job.E);
-  A cost[C]{}, d0 = 0, d1[C], before[C]{}, q[C]{}, b[C], worst = 0;
+  constexpr int tokens = Kept > 0 ? Kept : 1;
+  A cost[tokens][C]{}, d0[tokens]{}, d1[C], before[C]{}, q[C]{}, b[C], worst = 0;
 
-  auto const load = [&](Index i) {
+  auto const load = [&](Index i, int r) {
     int const count = mine.present(job, i);
     A x[C]{};
     if (count > 0) job.load(i, column, count, x);
 #pragma unroll
-    for (int c = 0; c < C; ++c) cost[c] = c < count ? exp(job.sharpness * x[c]) : A(0);
+    for (int c = 0; c < C; ++c) cost[r][c] = c < count ? exp(job.sharpness * x[c]) : A(0);
     return [x](int c) { return x[c]; };
   };
-  auto const scale_row = [&](A const(&d)[C]) {
+  auto const scale_row = [&](A const(&d)[C], int r) {
     A row = 0;
 #pragma unroll
-    for (int c = 0; c < C; ++c) row += d[c] * cost[c];
-    d0 = target / (group_meet<false>(row, job.group) + epsilon);
+    for (int c = 0; c < C; ++c) row += d[c] * cost[r][c];
+    d0[r] = target / (group_meet<false>(row, job.group) + epsilon);
   };
 
   // A logit of -inf must not pass as a cost of 0.
-  each_token<false>(
-      job, mine, [](Index) {},
-      [&](Index i) {
-        auto const x = load(i);
+  each_token<Kept>(
+      job, mine, [](Index, int) {},
+      [&](Index i, int r) {
+        auto const x = load(i, r);
         bool right = true;
 #pragma unroll
-        for (int c = 0; c < C; ++c) right = right && finite(x(c)), q[c] += cost[c] + (x(c) - x(c));
+        for (int c = 0; c < C; ++c) right = right && finite(x(c)), q[c] += cost[r][c] + (x(c) - x(c));
         if (!right) report_fault(job.not_finite, i);
       });
   sums.template operator()<false, false>(q, worst, d1, b, [&](int c, A sum, A& d, A& wrong) {
@@ -103,10 +106,10 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
   while (right && !converged && iterations < job.max_iterations) {
 #pragma unroll
     for (int c = 0; c < C; ++c) q[c] = 0, before[c] = d1[c];
-    each_token<Resident>(job, mine, load, [&](Index) {
-      scale_row(d1);
+    each_token<Kept>(job, mine, load, [&](Index, int r) {
+      scale_row(d1, r);
 #pragma unroll
-      for (int c = 0; c < C; ++c) q[c] += d0 * cost[c];
+      for (int c = 0; c < C; ++c) q[c] += d0[r] * cost[r][c];
     });
     sums.template operator()<false, false>(q, worst, d1, b, [&](int, A sum, A& d, A& moved) {
       A const next = even / (sum + epsilon);
@@ -124,11 +127,11 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
 
 #pragma unroll
   for (int c = 0; c < C; ++c) q[c] = 0;
-  each_token<Resident>(job, mine, load, [&](Index i) {
-    if (!Resident) scale_row(before);
+  each_token<Kept>(job, mine, load, [&](Index i, int r) {
+    if (Kept == 0) scale_row(before, r);
     int const count = mine.present(job, i);
     A row = 0;
-    auto const entry = [&](int c) { return d1[c] * cost[c] * d0; };
+    auto const entry = [&](int c) { return d1[c] * cost[r][c] * d0[r]; };
 #pragma unroll
     for (int c = 0; c < C; ++c)
       if (c < count) row += entry(c), q[c] += entry(c);
@@ -150,36 +153,37 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_kernel(__gr
 ///
 /// so an iteration needs one sum; where a column's sum is so small that entries that became 0 would be missed in it, the left side
 /// is computed as it stands.
-template <class A, bool Resident>
-__global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(__grid_constant__ SinkhornJob<A> const job) {
+template <class A, int Kept>
+__global__ void __launch_bounds__(sinkhorn_most_threads<A, Kept>) sinkhorn_log_kernel(__grid_constant__ SinkhornJob<A> const job) {
   constexpr int C = sinkhorn_columns;
   constexpr A safe = std::is_same_v<A, float> ? A(0x1p-60) : A(0x1p-500);
   ColumnSums<A> sums{job};
   SinkhornShare<A> const mine{job};
   Index const column = mine.column();
   A const n = A(job.tokens), E = A(job.E);
-  A x[C], p[C], g[C], q[C], next[C], b[C], worst = 0, top = 0, sum = 0;
-  int count = 0;
+  constexpr int tokens = Kept > 0 ? Kept : 1;
+  A x[tokens][C], p[C], g[C], q[C], next[C], b[C], worst = 0, top = 0, sum = 0;
+  int count[tokens];
 
-  auto const load = [&](Index i) {
-    count = mine.present(job, i);
-    if (count > 0) job.load(i, column, count, x);
+  auto const load = [&](Index i, int r) {
+    count[r] = mine.present(job, i);
+    if (count[r] > 0) job.load(i, column, count[r], x[r]);
 #pragma unroll
-    for (int c = 0; c < C; ++c) x[c] = c < count ? job.sharpness * x[c] : A(-HUGE_VAL);
+    for (int c = 0; c < C; ++c) x[r][c] = c < count[r] ? job.sharpness * x[r][c] : A(-HUGE_VAL);
   };
   // p = exp(x + g - top) / (sum n), 0 where there is no token.
-  auto const scale_row = [&] {
+  auto const scale_row = [&](int r) {
     top = -HUGE_VAL, sum = 0;
 #pragma unroll
-    for (int c = 0; c < C; ++c) top = meet<A, true>(top, x[c] + g[c]);
+    for (int c = 0; c < C; ++c) top = meet<A, true>(top, x[r][c] + g[c]);
     top = group_meet<true>(top, job.group);
 #pragma unroll
     for (int c = 0; c < C; ++c) {
-      p[c] = c < count ? exp(x[c] + g[c] - top) : A(0);
+      p[c] = c < count[r] ? exp(x[r][c] + g[c] - top) : A(0);
       sum += p[c];
     }
     sum = group_meet<false>(sum, job.group);
-    A const whole = count > 0 ? A(1) / (sum * n) : A(0);
+    A const whole = count[r] > 0 ? A(1) / (sum * n) : A(0);
 #pragma unroll
     for (int c = 0; c < C; ++c) p[c] *= whole;
   };
@@ -190,16 +194,16 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
     if (!finite(g[c]) && mine.slot == 0) report_fault(job.lost, column + c);
   }
   sums.begin(g);
-  each_token<false>(
-      job, mine, [](Index) {},
-      [&](Index i) {
-        load(i);
+  each_token<Kept>(
+      job, mine, [](Index, int) {},
+      [&](Index i, int r) {
+        load(i, r);
         bool fits = true;
 #pragma unroll
-        for (int c = 0; c < C; ++c) fits = fits && (c >= count || finite(x[c] * A(8)));
+        for (int c = 0; c < C; ++c) fits = fits && (c >= count[r] || finite(x[r][c] * A(8)));
         if (fits) return;
         bool right = true;
-        for (int c = 0; c < count; ++c) right = right && finite(job.logit(i, column + c));
+        for (int c = 0; c < count[r]; ++c) right = right && finite(job.logit(i, column + c));
         report_fault(right ? job.range : job.not_finite, i);
       });
 
@@ -209,8 +213,8 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
 #pragma unroll
     for (int c = 0; c < C; ++c) q[c] = 0;
     worst = 0;
-    each_token<Resident>(job, mine, load, [&](Index i) {
-      scale_row();
+    each_token<Kept>(job, mine, load, [&](Index i, int r) {
+      scale_row(r);
       A row = 0;
 #pragma unroll
       for (int c = 0; c < C; ++c) row += p[c], q[c] += p[c];
@@ -235,19 +239,19 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
       A largest[C], ignored = 0;
 #pragma unroll
       for (int c = 0; c < C; ++c) largest[c] = -HUGE_VAL, q[c] = 0;
-      auto const term = [&](int c) { return x[c] - log(n) - (top + log(sum)); };
-      each_token<Resident>(job, mine, load, [&](Index i) {
-        scale_row();
+      auto const term = [&](int r, int c) { return x[r][c] - log(n) - (top + log(sum)); };
+      each_token<Kept>(job, mine, load, [&](Index i, int r) {
+        scale_row(r);
         if (i >= job.tokens) return;
 #pragma unroll
-        for (int c = 0; c < C; ++c) largest[c] = meet<A, true>(term(c), largest[c]);
+        for (int c = 0; c < C; ++c) largest[c] = meet<A, true>(term(r, c), largest[c]);
       });
       sums.template operator()<true, false>(largest, ignored, next, b, [&](int, A of, A&, A& most) { most = of; });
-      each_token<Resident>(job, mine, load, [&](Index i) {
-        scale_row();
+      each_token<Kept>(job, mine, load, [&](Index i, int r) {
+        scale_row(r);
         if (i >= job.tokens) return;
 #pragma unroll
-        for (int c = 0; c < C; ++c) q[c] += c < count ? exp(term(c) - b[c]) : A(0);
+        for (int c = 0; c < C; ++c) q[c] += c < count[r] ? exp(term(r, c) - b[c]) : A(0);
       });
       sums.template operator()<false, false>(q, ignored, next, b,
                                              [&](int, A of, A& potential, A& most) { potential = -log(E) - (most + log(of)); });
@@ -261,9 +265,9 @@ __global__ void __launch_bounds__(sinkhorn_most_threads<A>) sinkhorn_log_kernel(
     if (!group_meet<true>(changed, job.group)) break;
   }
 
-  each_token<Resident>(job, mine, load, [&](Index i) {
-    scale_row();
-    if (count > 0) store_plan(job, i, column, count, [&](int c) { return p[c]; });
+  each_token<Kept>(job, mine, load, [&](Index i, int r) {
+    scale_row(r);
+    if (count[r] > 0) store_plan(job, i, column, count[r], [&](int c) { return p[c]; });
   });
   if (job.potentials && mine.slot == 0)
 #pragma unroll

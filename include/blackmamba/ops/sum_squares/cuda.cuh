@@ -51,8 +51,10 @@ __global__ void __launch_bounds__(sum_squares_threads)
     }
   }
   for (; piece * V < n; piece += step) {
-    int const count = piece * V + V <= n ? V : static_cast<int>(n - piece * V);
-    add(load_lanes<V>(&x[piece * V], x.stride(0), whole, count, T{}));
+    Lanes<T, V> lanes;
+#pragma unroll
+    for (int k = 0; k < V; ++k) lanes.of[k] = piece * V + k < n ? x[piece * V + k] : T{};
+    add(lanes);
   }
   double const sum = sum_of_block(sums[0] + sums[1]);
   if (threadIdx.x == 0) parts[blockIdx.x] = sum;

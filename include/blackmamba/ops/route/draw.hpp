@@ -23,12 +23,16 @@ struct DrawRule {
   BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
     Index const k = a.experts.extent(1);
     auto const key = static_cast<std::uint64_t>(a.keys ? Index{a.keys(i)} : i);
+    std::uint64_t taken = 0;  // of the first 64 experts
     for (Index s = 0; s < k; ++s) {
       // One of the E - s experts that are left, counted past those that are taken.
       Index e = a.random.below(key * static_cast<std::uint64_t>(k) + static_cast<std::uint64_t>(s), a.n_experts - s);
-      for (Index c = 0; c <= e; ++c)
-        for (Index t = 0; t < s; ++t)
-          if (a.experts(i, t) == c) ++e;
+      for (Index c = 0; c <= e; ++c) {
+        bool is = c < 64 && (taken >> c & 1u) != 0;
+        for (Index t = 0; c >= 64 && t < s; ++t) is = is || a.experts(i, t) == c;
+        if (is) ++e;
+      }
+      if (e < 64) taken |= std::uint64_t{1} << e;
       a.experts(i, s) = static_cast<int>(e);
     }
   }

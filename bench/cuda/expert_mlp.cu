@@ -181,37 +181,27 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
   if (detail::has_wgmma(ctx.device())) {
     auto const f = forward_args(0, false);
     auto* const counters = ctx.scratch().take<unsigned>(Shape<1>{detail::cleared_counters}).data();
-    auto const clear = [&] { detail::check_cuda(cudaMemsetAsync(counters, 0, 4, ctx.stream()), "memset"); };
-    report("  up with gate",
-           bench::milliseconds(
-               ctx, calls,
-               [&](int) { detail::expert_up<T>(ctx, "up", groups, counters, f.x, f.fc1, {}, f.activation, true, active, {}); }),
-           products / 3 * 2, 0);
-    report(
-        "  down",
-        bench::milliseconds(
-            ctx, calls, [&](int) { detail::expert_product<false, T>(ctx, "down", groups, {counters}, active_in, f.fc2, {}, y); }),
-        products / 3, 0);
-    report(
-        "  d_h and a",
-        bench::milliseconds(
-            ctx, calls, [&](int) { detail::expert_d_hidden<T>(ctx, "d_hidden", groups, counters, a, a.hidden, active, d_hidden); }),
-        products / 3, 0);
-    report(
-        "  d_x",
-        bench::milliseconds(
-            ctx, calls, [&](int) { detail::expert_product<true, T>(ctx, "d_x", groups, {counters}, d_hidden_in, f.fc1, {}, d_x); }),
-        products / 3 * 2, 0);
-    report("  d_fc2",
-           bench::milliseconds(
-               ctx, calls,
-               [&](int) { detail::tensor_weights<T>(ctx, "d_fc2", groups, {counters}, a.d_y, active_in, gradients[1].view()); }),
-           products / 3, 0);
-    report("  d_fc1",
-           bench::milliseconds(
-               ctx, calls,
-               [&](int) { detail::tensor_weights<T>(ctx, "d_fc1", groups, {counters}, d_hidden_in, a.x, gradients[0].view()); }),
-           products / 3 * 2, 0);
+    detail::TileTurns const turns{counters};
+    auto const part = [&](char const* name, double flops, auto&& launch) {
+      report(name,
+             bench::milliseconds(ctx, calls,
+                                 [&](int) {
+                                   detail::check_cuda(cudaMemsetAsync(counters, 0, 4, ctx.stream()), "memset");
+                                   launch();
+                                 }),
+             flops, 0);
+    };
+    part("  up with gate", products / 3 * 2,
+         [&] { detail::expert_up<T>(ctx, "up", groups, counters, f.x, f.fc1, {}, f.activation, true, active, {}); });
+    part("  down", products / 3, [&] { detail::expert_product<false, T>(ctx, "down", groups, turns, active_in, f.fc2, {}, y); });
+    part("  d_h and a", products / 3,
+         [&] { detail::expert_d_hidden<T>(ctx, "d_hidden", groups, counters, a, a.hidden, active, d_hidden); });
+    part("  d_x", products / 3 * 2,
+         [&] { detail::expert_product<true, T>(ctx, "d_x", groups, turns, d_hidden_in, f.fc1, {}, d_x); });
+    part("  d_fc2", products / 3,
+         [&] { detail::tensor_weights<T>(ctx, "d_fc2", groups, turns, a.d_y, active_in, gradients[1].view()); });
+    part("  d_fc1", products / 3 * 2,
+         [&] { detail::tensor_weights<T>(ctx, "d_fc1", groups, turns, d_hidden_in, a.x, gradients[0].view()); });
   }
   report("backward", bench::milliseconds(ctx, calls, [&](int) { expert_mlp_backward(ctx, a); }), 2 * products, 0);
   report("forward and backward",

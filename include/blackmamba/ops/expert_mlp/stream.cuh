@@ -18,8 +18,6 @@ struct StreamTuning {
   static constexpr int eights = 4;             ///< of rows of x at once
   static constexpr int tokens = 8 * eights;    ///< rows of x at once
   static constexpr Index rows_an_expert = 32;  ///< at most on average, for this to be worth it
-  /// Blocks of a multiprocessor.
-  static constexpr int at_once(bool gated) { return gated ? 2 : 3; }
 };
 
 /// y = act(x W_eᵀ + b_e), or act of the first N rows of W_e times the others.
@@ -28,8 +26,6 @@ struct StreamProduct {
   RowsOf<T const> x;
   Groups groups;
   View<T const, 3> weight;
-  View<T const, 3> later;  ///< the weights of the next product, or none
-  int ahead;               ///< blocks that run at once
   View<T const, 2> bias;
   int K, N;
   Activation kind;
@@ -48,70 +44,18 @@ __device__ inline Piece stream_piece(void const* from) {
   return x;
 }
 
-/// The k-th expert that has rows, counted from 0, or -1; by a warp.
-__device__ inline int expert_with_rows(Groups const& groups, int k) {
-  for (int base = 0; base < groups.experts(); base += 32) {
-    int const e = base + static_cast<int>(threadIdx.x) % 32;
-    unsigned const has = __ballot_sync(~0u, e < groups.experts() && groups.offsets[e] < groups.offsets[e + 1]);
-    int const count = __popc(has);
-    if (k < count) return base + static_cast<int>(__fns(has, 0, k + 1));
-    k -= count;
-  }
-  return -1;
-}
-
-/// How many experts have rows; by a warp.
-__device__ inline int experts_with_rows(Groups const& groups) {
-  int count = 0;
-  for (int base = 0; base < groups.experts(); base += 32) {
-    int const e = base + static_cast<int>(threadIdx.x) % 32;
-    count += __popc(__ballot_sync(~0u, e < groups.experts() && groups.offsets[e] < groups.offsets[e + 1]));
-  }
-  return count;
-}
-
-/// Asks for 16 rows of an expert's weights from row n on; a lane a row.
-template <class T>
-__device__ void fetch_panel(View<T const, 3> const& weight, int expert, int n, int end) {
-#if __CUDA_ARCH__ >= 900
-  int const row = n + static_cast<int>(threadIdx.x) % 16;
-  if (row < end)
-    asm volatile(
-        "cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(weight.data() + expert * weight.stride(0) + row * weight.stride(1)),
-        "r"(static_cast<unsigned>(weight.extent(2)) * 2)
-        : "memory");
-#endif
-}
-
 #endif
 
 template <class T, bool Gated>
-__global__ void __launch_bounds__(StreamTuning::threads, StreamTuning::at_once(Gated))
+__global__ void __launch_bounds__(StreamTuning::threads, Gated ? 2 : 3)
     stream_product_kernel(__grid_constant__ StreamProduct<T> const p) {
   using Tuning = StreamTuning;
   constexpr int frames = Gated ? 2 : 1, width = 16 * frames, pitch = width + 4;
   __shared__ float parts[Tuning::warps][Tuning::tokens][pitch];
   if (!groups_right(p.groups)) return;
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32, g = lane / 4, q = lane % 4;
-  int const panels = (p.N + Tuning::rows - 1) / Tuning::rows;
-  for (int panel = static_cast<int>(blockIdx.x);; panel += static_cast<int>(gridDim.x)) {
-    int const e = expert_with_rows(p.groups, panel / panels), n0 = panel % panels * Tuning::rows;
-    if (e < 0) break;
-    if (warp == 0) {
-      int const later = panel + p.ahead, of = expert_with_rows(p.groups, later / panels);
-      if (of >= 0) {
-        int const half = Gated ? lane / 16 : 0, n = later % panels * Tuning::rows;
-        if (lane < 16 * frames) fetch_panel(p.weight, of, half * p.N + n, (half + 1) * p.N);
-      } else if (p.later) {
-        // As many panels of the next product as there are blocks that have no later one of this.
-        int const next_panels = static_cast<int>((p.later.extent(1) + Tuning::rows - 1) / Tuning::rows);
-        int const count = experts_with_rows(p.groups) * panels;
-        int const surplus = later - (count < p.ahead ? p.ahead : count);
-        int const next = expert_with_rows(p.groups, surplus / next_panels);
-        if (next >= 0 && lane < 16)
-          fetch_panel(p.later, next, surplus % next_panels * Tuning::rows, static_cast<int>(p.later.extent(1)));
-      }
-    }
+  int const n0 = static_cast<int>(blockIdx.x) * Tuning::rows;
+  for (int e = static_cast<int>(blockIdx.y); e < p.groups.experts(); e += static_cast<int>(gridDim.y)) {
     Index const begin = p.groups.offsets[e], end = p.groups.offsets[e + 1];
     T const* rows[frames][2];
 #pragma unroll

@@ -103,9 +103,10 @@ BLACKMAMBA_HOST_DEVICE inline int weight_bucket(double distance) {
   return distance < 33 ? static_cast<int>(distance * 31) : weight_buckets - 1;
 }
 
-/// The least sum that is a share p of the whole.
+/// The least sum that is a share p of the whole, and no more than the whole.
 BLACKMAMBA_HOST_DEVICE inline Weight share_of(double p, Weight total) {
-  return static_cast<Weight>(::ceil(p * static_cast<double>(total)));
+  auto const share = static_cast<Weight>(::ceil(p * static_cast<double>(total)));
+  return share < total ? share : total;
 }
 
 /// What the running sum of the weights must pass for a token to be drawn.

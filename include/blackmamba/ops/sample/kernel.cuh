@@ -22,7 +22,7 @@ struct SampleFaults {
 inline constexpr int sample_threads = 256;                        ///< of blocks that share a row
 inline constexpr int sample_each = sample_tile / sample_threads;  ///< tokens of a tile that a thread has
 inline constexpr Index most_sample_blocks = 256;                  ///< that share a row
-inline constexpr int sample_together = 4;                         ///< tiles whose sums over buckets are given away at once
+inline constexpr int sample_together = 4;                         ///< tiles whose marks and sums over buckets a block has at once
 
 /// The largest score of some tokens, the lowest of equals. A score of +inf says that a logit is NaN or +inf.
 struct SampleBest {
@@ -78,7 +78,7 @@ template <class T>
 __global__ void __launch_bounds__(sample_threads)
     sample_scores_kernel(__grid_constant__ SampleArgs<T> const a, SampleFaults const faults,
                          __grid_constant__ SampleSpace const s) {
-  __shared__ std::uint32_t marks[sample_tile / 32];
+  __shared__ std::uint32_t marks[sample_together * sample_tile / 32];
   __shared__ SampleBest warps[sample_threads / 32];
   int const thread = static_cast<int>(threadIdx.x);
   bool const penalty = a.history && a.options.repetition_penalty != 1;
@@ -100,14 +100,15 @@ __global__ void __launch_bounds__(sample_threads)
         Index const token = tile + k * sample_threads + thread;
         logits[k] = token < end ? a.logits(b, token) : static_cast<T>(-HUGE_VALF);
       }
-      if (penalty) mark_history(a.history, b, static_cast<Token>(tile), marks, sample_tile / 32);
+      auto const in_marks = static_cast<int>((tile - begin) % (sample_together * sample_tile));
+      if (penalty && in_marks == 0) mark_history(a.history, b, static_cast<Token>(tile), marks, sample_together * sample_tile / 32);
       bool legal = true;
 #pragma unroll
       for (int k = 0; k < sample_each; ++k) {
         int const at = k * sample_threads + thread;
         double const logit = static_cast<double>(device_widen(logits[k]));
         legal = legal && logit < HUGE_VAL;
-        double const score = penalty && marked(marks, at) ? penalised(logit, a.options.repetition_penalty) : logit;
+        double const score = penalty && marked(marks, in_marks + at) ? penalised(logit, a.options.repetition_penalty) : logit;
         if (score > best.score) best = {score, static_cast<Token>(tile + at)};
         if (s.scores && tile + at < end) s.scores[b * s.padded + tile + at] = score;
       }
@@ -119,7 +120,7 @@ __global__ void __launch_bounds__(sample_threads)
           report_fault(logit == logit ? faults.infinite : faults.nan, b, tile + k * sample_threads + thread);
         }
       }
-      if (penalty) __syncthreads();
+      if (penalty && in_marks == (sample_together - 1) * sample_tile) __syncthreads();
     }
     best.join_warp();
     __syncthreads();
@@ -257,15 +258,13 @@ __global__ void __launch_bounds__(draw_threads<Filters>)
   auto const found = [&](Token token) { a.tokens[b] = token; };
   SelectRow const row{s.scores + b * s.padded, s.weights + b * s.padded, Filters ? s.buckets + b * s.padded : nullptr, s.padded};
   if constexpr (Filters) {
-    RowCut const cut = cut_row(row, s.rows, b, a.options.top_k, a.options.top_p, warps);
+    int const end = cut_row(row, s.rows, b, a.options.top_k, a.options.top_p, warps);
     Weight const least = least_weight(a.options.min_p, s.V);
-    search_row(
-        row, warps, cut.bucket, true, [&](Index t) { return cut.reaches(row.key(t), t); },
-        [&](Index t) {
-          Weight const weight = row.weight(t);
-          return weight < least ? 0 : weight;
-        },
-        limit, found);
+    auto const value = [&](Index t) {
+      Weight const weight = row.weight(t);
+      return weight < least ? 0 : weight;
+    };
+    search_row(row, warps, 0, end, value, limit, found);
   } else {
     static_assert(most_sample_blocks <= draw_threads<false>);
     __shared__ Weight threshold;

@@ -31,49 +31,52 @@ struct RowBuckets {
   }
 };
 
-/// The last token that is kept: all of the buckets before, and of its own those up to it.
+/// The last token of a bucket that is kept.
 struct RowCut {
-  int bucket;
   std::uint64_t key;
   Token token;
 
   __device__ bool reaches(std::uint64_t of_key, Index t) const {
     return of_key > key || (of_key == key && static_cast<Token>(t) <= token);
   }
-  __device__ bool before(RowCut const& other) const {
-    return bucket != other.bucket ? bucket < other.bucket : key != other.key ? key > other.key : token < other.token;
-  }
 };
 
-/// A row as the blocks before left it: read only.
+/// A row as the blocks before left it. Tokens of the last bucket have weight 0 or were dropped.
 struct SelectRow {
   double const* scores;
   Weight const* weights;
-  std::uint16_t const* buckets;
+  std::uint16_t* buckets;
   Index padded;
 
   __device__ std::uint64_t key(Index t) const { return ordered(__ldg(scores + t)); }
   __device__ Weight weight(Index t) const { return __ldg(weights + t); }
+  __device__ void drop(Index t) const { buckets[t] = weight_buckets - 1; }
 
-  /// Calls body(buckets of four tokens, the first of them) for all of [begin, begin + length), whole fours, shared by `count`
-  /// threads of which this is `thread`. Many are read before the first is looked at: no latency stands between them.
-  template <class Body>
-  __device__ __forceinline__ void each_four(Index begin, Index length, int thread, int count, Body const& body) const {
-    constexpr int ahead = 7;  // 13 such pieces make a row of the published vocabulary
-    for (Index i = Index{thread} * 4; i < length; i += Index{ahead} * count * 4) {
+  /// The sum of value(t) over the tokens of [begin, begin + length), whole fours, whose bucket is in [first, last): this thread's
+  /// share of 32. What is not summed is read too, from one place, so that no branch stands between the reads.
+  template <class Value>
+  __device__ __forceinline__ Weight sum(Index begin, Index length, int first, int last, int lane, Value const& value) const {
+    constexpr int ahead = 4;
+    Weight out = 0;
+    for (Index i = Index{lane} * 4; i < length; i += Index{ahead} * 128) {
       ushort4 four[ahead];
 #pragma unroll
-      for (int j = 0; j < ahead; ++j) {
-        Index const at = i + Index{j} * count * 4;
-        four[j] =
-            at < length ? __ldg(reinterpret_cast<ushort4 const*>(buckets + begin + at)) : ushort4{0xffff, 0xffff, 0xffff, 0xffff};
-      }
+      for (int j = 0; j < ahead; ++j) four[j] = four_at(begin, i + j * 128, length);
 #pragma unroll
-      for (int j = 0; j < ahead; ++j) body(four[j], begin + i + Index{j} * count * 4);
+      for (int j = 0; j < ahead; ++j) {
+        int const of[]{four[j].x, four[j].y, four[j].z, four[j].w};
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          bool const in = of[k] >= first && of[k] < last;
+          Weight const one = value(in ? begin + i + j * 128 + k : 0);
+          out += in ? one : 0;
+        }
+      }
     }
+    return out;
   }
 
-  /// Calls body(t) for each of these threads' tokens that is in a bucket. Made for few.
+  /// Calls body(t, key(t)) for each of these threads' tokens that is in a bucket. Made for few.
   template <class Body>
   __device__ __forceinline__ void each_of(int bucket, int thread, int count, Body const& body) const {
     for (Index begin = 0; begin < padded; begin += Index{8} * count * 4) {
@@ -83,8 +86,7 @@ struct SelectRow {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         Index const at = Index{j} * count * 4 + thread * 4;
-        four[j] =
-            at < length ? __ldg(reinterpret_cast<ushort4 const*>(buckets + begin + at)) : ushort4{0xffff, 0xffff, 0xffff, 0xffff};
+        four[j] = four_at(begin, at, length);
       }
 #pragma unroll
       for (int j = 0; j < 8; ++j)
@@ -92,11 +94,27 @@ struct SelectRow {
           if (of == bucket) matches |= bit;
           bit <<= 1;
         }
-      for (; matches; matches &= matches - 1) {
-        int const at = __ffs(static_cast<int>(matches)) - 1;
-        body(begin + Index{at / 4} * count * 4 + thread * 4 + at % 4);
+      while (matches) {
+        Index token[4];
+        std::uint64_t found[4];
+        bool there[4];
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          there[k] = matches != 0;
+          int const at = there[k] ? __ffs(static_cast<int>(matches)) - 1 : 0;
+          token[k] = there[k] ? begin + Index{at / 4} * count * 4 + thread * 4 + at % 4 : 0;
+          found[k] = key(token[k]);
+          matches &= matches - 1;
+        }
+#pragma unroll
+        for (int k = 0; k < 4; ++k)
+          if (there[k]) body(token[k], found[k]);
       }
     }
+  }
+
+  __device__ ushort4 four_at(Index begin, Index at, Index length) const {
+    return at < length ? *reinterpret_cast<ushort4 const*>(buckets + begin + at) : ushort4{0xffff, 0xffff, 0xffff, 0xffff};
   }
 };
 
@@ -117,29 +135,16 @@ __device__ void search_range(Index begin, Index end, Weight threshold, Weight* w
   found(static_cast<Token>(t));
 }
 
-/// The same for a whole row: of the tokens in buckets before `bucket`, and of those in it that keeps(t), each with mass value(t).
-/// `limit(total)` gives the threshold.
-template <class Keeps, class Value, class Limit, class Found>
-__device__ __forceinline__ void search_row(SelectRow const& row, Weight* warps, int bucket, bool with_before, Keeps const& keeps,
-                                           Value const& value, Limit const& limit, Found const& found) {
+/// The same for a whole row: of the tokens in buckets of [first, last), each with mass value(t). `limit(total)` gives the
+/// threshold.
+template <class Value, class Limit, class Found>
+__device__ __forceinline__ void search_row(SelectRow const& row, Weight* warps, int first, int last, Value const& value,
+                                           Limit const& limit, Found const& found) {
   __shared__ Weight of_warps[row_warps], threshold;
   __shared__ Index begin;
   int const thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   Index const length = row.padded / row_warps;
-  int const first = with_before ? 0 : bucket, last = bucket < weight_buckets - 1 ? bucket : weight_buckets - 1;
-  Weight sum = 0;
-  row.each_four(warp * length, length, lane, 32, [&](ushort4 const& four, Index t) {
-    int const of[]{four.x, four.y, four.z, four.w};
-    bool at_edge = false;
-#pragma unroll
-    for (int k = 0; k < 4; ++k) {
-      if (of[k] >= first && of[k] < last) sum += value(t + k);
-      at_edge = at_edge || of[k] == bucket;
-    }
-    if (at_edge && bucket < weight_buckets - 1)
-      for (int k = 0; k < 4; ++k)
-        if (__ldg(row.buckets + t + k) == bucket && keeps(t + k)) sum += value(t + k);
-  });
+  Weight sum = row.sum(warp * length, length, first, last, lane, value);
   for (int step = 16; step > 0; step /= 2) sum += __shfl_down_sync(~0u, sum, step);
   __syncthreads();
   if (lane == 0) of_warps[warp] = sum;
@@ -150,9 +155,8 @@ __device__ __forceinline__ void search_row(SelectRow const& row, Weight* warps, 
   if (after - mine <= passes && passes < after) threshold = passes - (after - mine), begin = thread * length;
   __syncthreads();
   auto const mass = [&](Index t) -> Weight {
-    int const of = __ldg(row.buckets + t);
-    bool const in = of >= first && (of < last || (of == bucket && of < weight_buckets - 1 && keeps(t)));
-    return in ? value(t) : 0;
+    int const of = row.buckets[t];
+    return of >= first && of < last ? value(t) : 0;
   };
   search_range(begin, begin + length, threshold, warps, mass, found);
 }
@@ -174,16 +178,11 @@ __device__ inline void range_of_block(std::uint64_t& least, std::uint64_t& most)
   in_warp();
 }
 
-/// What `cut_bucket` found.
-struct BucketCut {
-  RowCut cut;
-  Weight kept;  ///< the sum of the bucket's weights up to the cut
-};
-
-/// The first token of a bucket, in the order of falling scores, at which `base` and the masses up to it reach `wanted`; a mass is a
-/// weight, or 1. It must be there. All threads of the block call it, with the bucket's number of tokens.
-__device__ __noinline__ inline BucketCut cut_bucket(SelectRow const& row, int bucket, unsigned tokens, bool by_weight, Weight base,
-                                                    Weight wanted, Weight* warps) {
+/// Drops a bucket's tokens behind the first, in the order of falling scores, at which `base` and the masses up to it reach
+/// `wanted`; a mass is a weight, or 1. It must be there. Returns the sum of the weights that are kept. All threads of the block
+/// call it. \param tokens  the bucket's number of tokens, or more
+__device__ __noinline__ inline Weight cut_bucket(SelectRow const& row, int bucket, unsigned tokens, bool by_weight, Weight base,
+                                                 Weight wanted, Weight* warps) {
   __shared__ std::uint64_t keys[row_threads];
   __shared__ Weight weights[row_threads], digit_sums[256], next_base, next_kept;
   __shared__ Token list[row_threads];
@@ -195,31 +194,36 @@ __device__ __noinline__ inline BucketCut cut_bucket(SelectRow const& row, int bu
   std::uint64_t prefix = 0;
   int low_bits = 64;  // that the prefix says nothing of
   auto const each = [&](auto const& body) {
-    row.each_of(bucket, thread, row_threads, [&](Index t) {
-      std::uint64_t const key = row.key(t);
+    row.each_of(bucket, thread, row_threads, [&](Index t, std::uint64_t key) {
       if (low_bits == 64 || (key ^ prefix) >> low_bits == 0) body(t, key);
     });
   };
+  auto const drop_rest = [&] {
+    row.each_of(bucket, thread, row_threads, [&](Index t, std::uint64_t key) {
+      if (!found.reaches(key, t)) row.drop(t);
+    });
+    __syncthreads();
+  };
+  bool const narrow = tokens > row_threads;
   while (tokens > row_threads) {
-    std::uint64_t least = ~std::uint64_t{0}, most = 0;
-    each([&](Index, std::uint64_t key) { least = key < least ? key : least, most = key > most ? key : most; });
+    std::uint64_t least = ~std::uint64_t{0}, most = 0, any = 0, ignored = 0;
+    each([&](Index t, std::uint64_t key) {
+      least = key < least ? key : least, most = key > most ? key : most, any = static_cast<std::uint64_t>(t);
+    });
     range_of_block(least, most);
     if (least == most) {
-      // Equal scores have equal weights. The first of them is one more than the sum of none.
-      if (thread == 0) next_digit = 0x7fffffff;
-      __syncthreads();
-      each([&](Index t, std::uint64_t) { atomicMin(&next_digit, static_cast<int>(t)); });
-      __syncthreads();
-      Weight const weight = row.weight(next_digit), rest = wanted - base;
+      range_of_block(ignored, any);
+      // Equal scores have equal weights.
+      Weight const weight = row.weight(static_cast<Index>(any)), rest = wanted - base;
       Weight const more = by_weight ? (rest + weight - 1) / weight : rest;
       search_row(
-          row, warps, bucket, false, [&](Index t) { return row.key(t) == most; }, [](Index) { return Weight{1}; },
-          [&](Weight) { return more - 1; },
+          row, warps, bucket, bucket + 1, [&](Index t) { return Weight{row.key(t) == most}; }, [&](Weight) { return more - 1; },
           [&](Token token) {
-            found = {bucket, most, token};
+            found = {most, token};
           });
       __syncthreads();
-      return {found, kept + more * weight};
+      drop_rest();
+      return kept + more * weight;
     }
     low_bits = (63 - __clzll(static_cast<long long>(least ^ most))) / 8 * 8;
     int const at = low_bits;
@@ -266,14 +270,17 @@ __device__ __noinline__ inline BucketCut cut_bucket(SelectRow const& row, int bu
       before += beats ? by_weight ? weights[i] : 1 : 0;
     }
     mine_kept = before < wanted;
-    if (mine_kept && before + (by_weight ? weights[thread] : 1) >= wanted) found = {bucket, key, token};
+    if (!mine_kept) row.drop(token);
+    if (mine_kept && before + (by_weight ? weights[thread] : 1) >= wanted) found = {key, token};
   }
   scan_block(mine_kept ? weights[thread] : Weight{0}, warps, total);
-  return {found, kept + total};
+  if (narrow) drop_rest();
+  return kept + total;
 }
 
-/// Where top-k and then top-p cut a row; a cut in the last bucket or behind it keeps all. All threads of the block.
-__device__ inline RowCut cut_row(SelectRow const& row, RowBuckets const& rows, Index b, Index top_k, double top_p, Weight* warps) {
+/// Cuts a row by top-k and then by top-p: of the buckets below the number that is returned, and of the tokens that were not
+/// dropped, all are kept. All threads of the block.
+__device__ inline int cut_row(SelectRow const& row, RowBuckets const& rows, Index b, Index top_k, double top_p, Weight* warps) {
   __shared__ int bucket;
   __shared__ Weight before, up_to;
   __shared__ unsigned tokens;
@@ -282,30 +289,27 @@ __device__ inline RowCut cut_row(SelectRow const& row, RowBuckets const& rows, I
   Weight const sum = rows.sum(b)[thread];
   Weight total, counted = 0;
   Weight const sums = scan_block(sum, warps, total);
-  RowCut cut{weight_buckets, 0, 0};
+  int end = weight_buckets - 1;
   auto const k = static_cast<Weight>(top_k);
   if (top_k > 0) {
     Weight const counts = scan_block(static_cast<Weight>(count), warps, counted);
     if (k < counted) {
       if (counts >= k && counts - count < k) bucket = thread, before = counts - count, up_to = sums - sum, tokens = count;
       __syncthreads();
-      auto const found = cut_bucket(row, bucket, tokens, false, before, k, warps);
-      cut = found.cut, total = up_to + found.kept;
+      total = up_to + cut_bucket(row, bucket, tokens, false, before, k, warps);
+      end = bucket + 1;
       __syncthreads();
     }
   }
   if (top_p < 1) {
     Weight const wanted = share_of(top_p, total);
-    if (thread == 0) bucket = -1;
-    __syncthreads();
     if (sums >= wanted && sums - sum < wanted) bucket = thread, before = sums - sum, tokens = count;
     __syncthreads();
-    if (bucket >= 0) {
-      auto const found = cut_bucket(row, bucket, tokens, true, before, wanted, warps);
-      if (found.cut.before(cut)) cut = found.cut;
-    }
+    cut_bucket(row, bucket, tokens, true, before, wanted, warps);
+    end = bucket + 1;
+    __syncthreads();
   }
-  return cut;
+  return end;
 }
 
 }  // namespace blackmamba::detail

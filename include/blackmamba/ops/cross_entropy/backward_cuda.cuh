@@ -66,7 +66,7 @@ struct CrossEntropyBackwardTask {
 template <Scalar T>
 void cross_entropy_backward_on(Cuda const& ctx, CrossEntropyBackwardArgs<T> const& a) {
   using Acc = accumulator_t<T>;
-  if (a.logits.size() == 0) return;
+  if (a.logits.extent(0) == 0) return;
   detail::run_rows<T>(
       ctx, "cross_entropy_backward",
       detail::CrossEntropyBackwardTask<T>{detail::strided(a.logits), detail::strided(a.d_logits), a.targets, a.logits.extent(0),

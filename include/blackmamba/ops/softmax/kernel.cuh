@@ -132,8 +132,7 @@ __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_bloc
   int const block_rows = static_cast<int>(blockDim.x) / 32 / warps, step = 32 * warps;
   int const at = warp % warps * 32 + lane;
   int turn = 0;
-  for (Index row = Index{blockIdx.x} * block_rows + warp / warps; row < task.rows;
-       row += Index{gridDim.x} * block_rows, turn ^= 1) {
+  for (Index row = Index{blockIdx.x} * block_rows + warp / warps; row < task.rows; row += Index{gridDim.x} * block_rows) {
     typename Task::Row a{};
     T const* const x = task.x.at(row, 0);
     T* y = nullptr;
@@ -171,6 +170,7 @@ __global__ void __launch_bounds__(RowTuning::most_threads, RowTuning::least_bloc
       if (lane == 0) parts[turn][warp] = part;
       __syncthreads();
       part = (lane < warps ? parts[turn][lane] : RowPart<A>::none()).of_warp();
+      turn ^= 1;  // the next row's barrier is passed before these are written again
     }
     task.finish(row, part.max, part.rest(), at == 0, a);
     if constexpr (Task::writes) {

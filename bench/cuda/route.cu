@@ -8,10 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include <blackmamba/ops/dispatch/load_cuda.cuh>
-#include <blackmamba/ops/route/backward_cuda.cuh>
-#include <blackmamba/ops/route/cuda.cuh>
-#include <blackmamba/ops/sinkhorn/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include <blackmamba/layers/routers/list.hpp>
 

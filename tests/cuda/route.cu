@@ -1,5 +1,4 @@
-#include <blackmamba/ops/route/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/route.hpp>
 #include <blackmamba/verify/problems/routing_rules.hpp>
 

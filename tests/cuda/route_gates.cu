@@ -1,6 +1,4 @@
-#include <blackmamba/ops/route/backward_cuda.cuh>
-#include <blackmamba/ops/route/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/route_gates.hpp>
 
 #include "cuda/layouts.cuh"

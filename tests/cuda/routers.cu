@@ -1,9 +1,6 @@
 // What holds for every router of the list on a GPU: it does there what it does on the CPU.
 
-#include <blackmamba/ops/dispatch/load_cuda.cuh>
-#include <blackmamba/ops/route/backward_cuda.cuh>
-#include <blackmamba/ops/route/cuda.cuh>
-#include <blackmamba/ops/sinkhorn/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include "cuda/support.cuh"
 #include "support/router_test.hpp"

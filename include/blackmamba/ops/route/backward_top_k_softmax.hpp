@@ -12,17 +12,19 @@ namespace detail {
 /// The expert that `route_top_k_softmax` gives to slot `slot` of a token: one step a slot down the order (value down, index up).
 template <Scalar T>
 BLACKMAMBA_HOST_DEVICE Index expert_at_rank(View<T const, 1> logits, Index slot) {
-  auto const x = [&](Index j) { return widen(logits(j)); };
+  auto last = widen(logits(0));
   Index at = 0;
   for (Index j = 1; j < logits.extent(0); ++j)
-    if (x(j) > x(at)) at = j;
+    if (auto const x = widen(logits(j)); x > last) at = j, last = x;
   for (; slot > 0; --slot) {
     Index next = -1;
+    auto most = last;
     for (Index j = 0; j < logits.extent(0); ++j) {
-      bool const follows = x(j) < x(at) || (x(j) == x(at) && j > at);
-      if (follows && (next < 0 || x(j) > x(next))) next = j;
+      auto const x = widen(logits(j));
+      bool const follows = x < last || (x == last && j > at);
+      if (follows && (next < 0 || x > most)) next = j, most = x;
     }
-    at = next;
+    at = next, last = most;
   }
   return at;
 }

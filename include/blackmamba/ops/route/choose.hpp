@@ -23,14 +23,12 @@ namespace detail {
 template <class A, class Value, class Allowed>
 BLACKMAMBA_HOST_DEVICE Index next_best(Index begin, Index end, Index previous, Value const& value, Allowed const& allowed) {
   Index next = -1;
+  A const last = previous >= 0 ? value(previous) : A(0);
+  A most = last;
   for (Index j = begin; j < end; ++j) {
-    if (!allowed(j)) continue;
     A const v = value(j);
-    if (previous >= 0) {
-      A const last = value(previous);
-      if (!(v < last || (v == last && j > previous))) continue;
-    }
-    if (next < 0 || v > value(next)) next = j;
+    bool const follows = previous < 0 || v < last || (v == last && j > previous);
+    if (follows && (next < 0 || v > most) && allowed(j)) next = j, most = v;
   }
   return next;
 }
@@ -75,7 +73,13 @@ struct ChooseRule {
       for (Index h = 0; h < a.groups; ++h) better += of_group(i, h) > of_group(i, g) || (of_group(i, h) == of_group(i, g) && h < g);
       return better < a.groups_kept;
     };
+#if defined(__CUDA_ARCH__)
+    // k passes need no memory that a later step waits for.
+    Index at = -1;
+    for (Index s = 0; s < k; ++s) a.experts(i, s) = static_cast<int>(at = next_best<A>(0, E, at, value, kept));
+#else
     k_best<A>(0, E, k, value, kept, a.experts[i]);
+#endif
   }
   BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_experts(a.experts, i); }
 };

@@ -42,6 +42,17 @@ void check_largest_finite(char const* op, View<T const, 2> logits) {
   }
 }
 
+/// row(e) = value(e) for all e, four values at a time: none of them waits for a store that might be where it reads.
+template <class Value, class T>
+BLACKMAMBA_HOST_DEVICE void for_each_four(Index E, Value const& value, View<T, 1> const& row) {
+  Index e = 0;
+  for (; e + 4 <= E; e += 4) {
+    T const x[4]{value(e), value(e + 1), value(e + 2), value(e + 3)};
+    for (int u = 0; u < 4; ++u) row(e + u) = x[u];
+  }
+  for (; e < E; ++e) row(e) = value(e);
+}
+
 /// Whether a gate's weights are shares of a sum of exponentials, and whether a gate looks at logits at all.
 BLACKMAMBA_HOST_DEVICE constexpr bool gate_shares(Gate gate, bool normalise) {
   return gate == Gate::softmax || (gate == Gate::sigmoid && normalise);
@@ -104,12 +115,20 @@ void check_gate_logits(char const* op, View<T const, 2> logits, Gate gate, bool 
 
 template <Scalar T, bool Exact = true>
 struct ScoresRule {
+  using A = accumulator_t<T>;
   RouteScoresArgs<T> a;
 
   BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
+    Index const E = a.logits.extent(1);
     TokenGate<T, Exact> gate{a.logits[i], {}, a.gate, false};
-    gate.prepare();
-    for (Index e = 0; e < a.logits.extent(1); ++e) a.scores(i, e) = gate.weight(e);
+    if (a.gate != Gate::softmax)
+      return for_each_four(
+          E, [&](Index e) { return gate.weight(e); }, a.scores[i]);
+    gate.top = E > 0 ? widen(a.logits(i, largest_of_row(a.logits, i))) : A(0);
+    for_each_four(
+        E, [&](Index e) { return gate_exp<Exact>(widen(a.logits(i, e)) - gate.top); }, a.scores[i]);
+    for (Index e = 0; e < E; ++e) gate.sum += a.scores(i, e);
+    for (Index e = 0; e < E; ++e) a.scores(i, e) /= gate.sum;
   }
   BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { fill_row(a.scores, i, accumulator_t<T>(0)); }
 };

@@ -46,8 +46,8 @@ struct SparsityLossArgs {
 namespace detail {
 
 template <Scalar T>
-BLACKMAMBA_HOST_DEVICE void add_to(T& to, accumulator_t<T> x) {
-  to = static_cast<T>(widen(to) + x);
+BLACKMAMBA_HOST_DEVICE T added(T to, accumulator_t<T> x) {
+  return static_cast<T>(widen(to) + x);
 }
 
 /// One token's part in the gradient of the balancing loss: factor · p_e (share_e - Σ_j share_j p_j), added.
@@ -56,7 +56,8 @@ BLACKMAMBA_HOST_DEVICE void balance_gradient(View<A const, 1> p, View<A const, 1
   Index const E = p.extent(0);
   A of_token{0};
   for (Index e = 0; e < E; ++e) of_token += share(e) * p(e);
-  for (Index e = 0; e < E; ++e) add_to(d_logits(e), factor * p(e) * (share(e) - of_token));
+  for_each_four(
+      E, [&](Index e) { return added(d_logits(e), factor * p(e) * (share(e) - of_token)); }, d_logits);
 }
 
 /// One token's z² and its gradient.
@@ -74,7 +75,8 @@ struct ZLossRule {
     A const z = gate.top + gate_log(gate.sum);
     of_token(i) = z * z;
     if (!a.d_logits) return;
-    for (Index e = 0; e < a.logits.extent(1); ++e) add_to(a.d_logits(i, e), factor * z * gate.share(e) / count);
+    for_each_four(
+        a.logits.extent(1), [&](Index e) { return added(a.d_logits(i, e), factor * z * gate.share(e) / count); }, a.d_logits[i]);
   }
   BLACKMAMBA_HOST_DEVICE void refuse(Index i) const { of_token(i) = A(0); }
 };
@@ -173,7 +175,7 @@ accumulator_t<T> sparsity_loss_on(Ctx const& ctx, SparsityLossArgs<T> const& a) 
   if (a.d_logits)
     detail::for_each_token(ctx, tokens, E, [&](Index i) {
       for (Index e = 0; e < E; ++e)
-        if (widen(a.logits(i, e)) > A(0)) detail::add_to(a.d_logits(i, e), A(a.scale * coefficient) * factor(e));
+        if (widen(a.logits(i, e)) > A(0)) a.d_logits(i, e) = detail::added(a.d_logits(i, e), A(a.scale * coefficient) * factor(e));
     });
   return detail::told(a, coefficient, total);
 }

@@ -284,8 +284,11 @@ struct SparsityGradientRule {
 
   __device__ void operator()(Index i) const {
     Index const E = logits.extent(1);
-    for (Index e = 0; e < E; ++e)
-      if (widen(logits(i, e)) > accumulator_t<T>(0)) add_to(d_logits(i, e), factor(E) * factor(e));
+    using A = accumulator_t<T>;
+    A const of_all = factor(E);
+    for_each_four(
+        E, [&](Index e) { return widen(logits(i, e)) > A(0) ? added(d_logits(i, e), of_all * factor(e)) : d_logits(i, e); },
+        d_logits[i]);
   }
 };
 

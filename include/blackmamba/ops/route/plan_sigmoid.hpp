@@ -23,9 +23,7 @@ struct PlanSigmoidRule {
   RoutePlanArgs<T> a;
 
   BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
-    Index best = 0;
-    for (Index j = 1; j < a.plan.extent(1); ++j)
-      if (a.plan(i, j) > a.plan(i, best)) best = j;
+    Index const best = largest_of_row(a.plan, i);
     a.experts(i, 0) = static_cast<int>(best);
     a.weights(i, 0) = gate_sigmoid(widen(a.logits(i, best)));
   }

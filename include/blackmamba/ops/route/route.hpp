@@ -6,6 +6,7 @@
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/view.hpp>
+#include <blackmamba/ops/route/functions.hpp>
 
 namespace blackmamba {
 
@@ -60,6 +61,16 @@ void for_each_token(Cpu const& ctx, Index tokens, Index E, Rule const& rule) {
 template <class Rule>
 void for_each_token(Reference const&, Index tokens, Index, Rule const& rule) {
   for (Index i = 0; i < tokens; ++i) rule(i);
+}
+
+/// The first of the largest of a row, which has at least one element.
+template <class T>
+BLACKMAMBA_HOST_DEVICE Index largest_of_row(View<T, 2> const& view, Index i) {
+  Index best = 0;
+  auto most = widen(view(i, 0));
+  for (Index j = 1; j < view.extent(1); ++j)
+    if (auto const x = widen(view(i, j)); x > most) best = j, most = x;
+  return best;
 }
 
 /// A token's row filled with one value.

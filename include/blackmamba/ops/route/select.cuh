@@ -45,7 +45,6 @@ inline constexpr int select_threads = 1024;
 /// for each other.
 struct DigitCounts {
   unsigned of_lane[256][32];
-  unsigned warp[select_threads / 32];
   unsigned digit, wanted, equal;
   Index last;
 };
@@ -116,21 +115,44 @@ __global__ void __launch_bounds__(select_threads) select_kernel(__grid_constant_
       wanted = shared.wanted, equal = shared.equal;
     }
     if (thread == 0) shared.last = tokens;
-    if (wanted < equal) {  // the first of those that are equal: which token is the last of them
-      unsigned before = 0;
-      for (Index begin = 0; begin < tokens && before < wanted; begin += select_threads) {
-        Index const i = begin + thread;
-        bool const is = i < tokens && keys[i] == cut;
-        unsigned const votes = __ballot_sync(all, is);
-        if (lane == 0) shared.warp[warp] = static_cast<unsigned>(__popc(votes));
-        __syncthreads();
-        unsigned rank = before + static_cast<unsigned>(__popc(votes & ((2u << lane) - 1u)));  // from 1
-        for (int w = 0; w < select_threads / 32; ++w) {
-          if (w < warp) rank += shared.warp[w];
-          before += shared.warp[w];
+    // The first of those that are equal: which token is the last of them. Keys that a warp reads at once are of neighbouring
+    // tokens.
+    if (wanted < equal) {
+      for (Index begin = 0; begin < tokens; begin += Index{together} * select_threads) {
+        if constexpr (Held == 0) read(begin);
+        unsigned votes[together];
+#pragma unroll
+        for (int h = 0; h < together; ++h) {
+          votes[h] = __ballot_sync(all, begin + Index{h} * select_threads + thread < tokens && held[h] == cut);
+          if (lane == 0) shared.of_lane[h][warp] = static_cast<unsigned>(__popc(votes[h]));
         }
-        if (is && rank == wanted) shared.last = i;
         __syncthreads();
+        if (warp == 0) {  // a count becomes the number of those before it
+          unsigned sum = 0;
+          for (int at = 0; at < together; ++at) sum += shared.of_lane[(lane * together + at) / 32][(lane * together + at) % 32];
+          unsigned up_to = sum;
+          for (int step = 1; step < 32; step *= 2) {
+            unsigned const lower = __shfl_up_sync(all, up_to, static_cast<unsigned>(step));
+            if (lane >= step) up_to += lower;
+          }
+          unsigned before = up_to - sum;
+          for (int at = lane * together; at < (lane + 1) * together; ++at) {
+            unsigned const count = shared.of_lane[at / 32][at % 32];
+            shared.of_lane[at / 32][at % 32] = before;
+            before += count;
+          }
+          if (lane == 31) shared.equal = before;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int h = 0; h < together; ++h) {
+          unsigned const rank = shared.of_lane[h][warp] + static_cast<unsigned>(__popc(votes[h] & ((2u << lane) - 1u)));  // from 1
+          if ((votes[h] >> lane & 1u) && rank == wanted) shared.last = begin + Index{h} * select_threads + thread;
+        }
+        unsigned const counted = shared.equal;
+        __syncthreads();
+        if (counted >= wanted) break;
+        wanted -= counted;
       }
     }
     __syncthreads();

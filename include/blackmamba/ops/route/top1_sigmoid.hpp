@@ -14,9 +14,7 @@ struct Top1SigmoidRule {
   RouteArgs<T> a;
 
   BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
-    Index best = 0;
-    for (Index j = 1; j < a.logits.extent(1); ++j)
-      if (widen(a.logits(i, j)) > widen(a.logits(i, best))) best = j;
+    Index const best = largest_of_row(a.logits, i);
     a.experts(i, 0) = static_cast<int>(best);
     a.weights(i, 0) = gate_sigmoid(widen(a.logits(i, best)));
   }

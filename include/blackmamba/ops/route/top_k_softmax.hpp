@@ -16,27 +16,21 @@ struct TopKSoftmaxRule {
 
   BLACKMAMBA_HOST_DEVICE A logit(Index i, Index j) const { return widen(a.logits(i, j)); }
 
-  BLACKMAMBA_HOST_DEVICE Index largest(Index i) const {
-    Index best = 0;
-    for (Index j = 1; j < a.logits.extent(1); ++j)
-      if (logit(i, j) > logit(i, best)) best = j;
-    return best;
-  }
-
   BLACKMAMBA_HOST_DEVICE void operator()(Index i) const {
     Index const E = a.logits.extent(1), k = a.experts.extent(1);
     // The slots in descending order: the next one is the largest of those that come after the previous one in the order
     // (value down, index up). k passes over a short row need no memory.
-    Index previous = largest(i);
+    Index previous = largest_of_row(a.logits, i);
     A const top = logit(i, previous);
     a.experts(i, 0) = static_cast<int>(previous);
     for (Index slot = 1; slot < k; ++slot) {
       A const last = logit(i, previous);
+      A most = last;
       Index next = -1;
       for (Index j = 0; j < E; ++j) {
         A const x = logit(i, j);
         bool const follows = x < last || (x == last && j > previous);
-        if (follows && (next < 0 || x > logit(i, next))) next = j;
+        if (follows && (next < 0 || x > most)) next = j, most = x;
       }
       a.experts(i, slot) = static_cast<int>(previous = next);
     }
@@ -60,7 +54,7 @@ void route_top_k_softmax_on(Ctx const& ctx, RouteArgs<T> const& a) {
   detail::check_no_nan("route_top_k_softmax", a.logits);
   detail::TopKSoftmaxRule<T> const rule{a};
   for (Index i = 0; i < a.logits.extent(0); ++i) {
-    auto const top = rule.logit(i, rule.largest(i));
+    auto const top = rule.logit(i, detail::largest_of_row(a.logits, i));
     check_value(isfinite(top), "route_top_k_softmax", "the largest logit of token ", i, " is ", static_cast<double>(top),
                 ", not finite");
   }

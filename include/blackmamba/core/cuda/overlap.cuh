@@ -77,7 +77,7 @@ class OverlapTable {
 /// Launches a kernel that may start before those before it have ended. Dynamic shared memory beyond 48 KiB is the same in each of
 /// its launches.
 template <class... Parameters, class... Arguments>
-void launch_overlapping(Cuda const& ctx, char const* name, void (*kernel)(Parameters...), unsigned blocks, unsigned threads,
+void launch_overlapping(Cuda const& ctx, char const* name, void (*kernel)(Parameters...), dim3 blocks, unsigned threads,
                         std::size_t shared_bytes, Arguments const&... arguments) {
   auto& table = ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); });
   cudaLaunchAttribute attribute = {};

@@ -18,32 +18,38 @@ bool rows_align(View<T, 2> const& view, Index bytes) {
          (view.extent(0) == 1 || view.stride(0) * size % bytes == 0) && reinterpret_cast<std::uintptr_t>(view.data()) % bytes == 0;
 }
 
-/// Rows of the small operand up to which streaming the big one is the faster way.
+/// Rows of the small operand up to which streaming the big one is the faster way. A weight of few elements may be read several
+/// times, by 16 rows each.
 template <class T>
-inline constexpr Index most_streamed = std::is_same_v<T, float> ? 8 : 16;
+Index most_streamed(Index weight_elements) {
+  return std::is_same_v<T, float> ? 8 : weight_elements <= Index{1} << 19 ? 64 : 16;
+}
 
 template <int Words, class T>
 void stream_words(Cuda const& ctx, Streamed<T> const& p) {
   constexpr Index chunk = 16 * Words / static_cast<Index>(sizeof(T)), most_kept = 1 << 15;  // bytes
   Index const chunks = ceil_div(p.depth, chunk);
   bool const few_blocks = p.big_rows <= 4 * ctx.multiprocessors();
+  // Each as measured, with the weights at rest: docs/benchmarks/linear.md. Whether they are changes no bit, and so no layout.
   if (p.small_rows == 1 && p.depth * static_cast<Index>(sizeof(T)) <= most_kept) {
     if (chunks <= 6)
       launch_stream<StreamLayout<0, 1, 2, 4, 3, Words, 2>>(ctx, p);
-    else if (few_blocks)
+    else if (chunks > 48)
       launch_stream<StreamLayout<0, 1, 16, 1, 6, Words, 2>>(ctx, p);
-    else if (chunks <= 36)
-      launch_stream<StreamLayout<0, 1, 4, 1, 9, Words, 8>>(ctx, p);
+    else if (!few_blocks && p.big_rows <= 64 * ctx.multiprocessors())
+      launch_stream<StreamLayout<0, 2, 4, 1, 9, Words, 4>>(ctx, p);
     else
-      launch_stream<StreamLayout<0, 1, 8, 1, 6, Words, 4>>(ctx, p);
+      launch_stream<StreamLayout<1, 1, 8, 1, 5, Words, 3>>(ctx, p);
   } else if constexpr (std::is_same_v<T, float>) {
     launch_stream<StreamLayout<8, 2, 8, 1, 1, Words>>(ctx, p);
   } else if (p.small_rows <= 8) {
     launch_stream<StreamLayout<1, 1, 8, 1, 5, Words, 3>>(ctx, p);
   } else if (few_blocks) {
     launch_stream<StreamLayout<2, 1, 16, 1, 5, Words>>(ctx, p);
+  } else if (chunks > 48) {
+    launch_stream<StreamLayout<2, 2, 16, 1, 3, Words>>(ctx, p);
   } else {
-    launch_stream<StreamLayout<2, 2, 8, 1, 3, Words, 2>>(ctx, p);
+    launch_stream<StreamLayout<2, 2, 8, 1, 2, Words, 3>>(ctx, p);
   }
 }
 
@@ -55,7 +61,7 @@ bool stream_linear(Cuda const& ctx, LinearArgs<T> const& a) {
   } else {
     constexpr Index few_outputs = std::is_same_v<T, float> ? 8 : 16;
     Index const M = a.x.extent(0), N = a.weight.extent(0), K = a.x.extent(1), most_depth = Index{1} << 22;
-    bool const few_rows = M <= most_streamed<T> && M <= N, few_columns = N <= few_outputs && N < M;
+    bool const few_rows = M <= most_streamed<T>(N * K) && M <= N, few_columns = N <= few_outputs && N < M;
     if (!(few_rows || few_columns) || std::max(M, N) > Index{1} << 30 || K > most_depth) return false;
     Index const aligned = rows_align(a.x, 16) && rows_align(a.weight, 16) ? 16
                           : rows_align(a.x, 8) && rows_align(a.weight, 8) ? 8

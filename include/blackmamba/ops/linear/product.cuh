@@ -59,19 +59,31 @@ __global__ void __launch_bounds__(256)
     out(n / J, n % J) = bias[n % J];
 }
 
-/// A warp a row.
-template <class T>
+/// to (+)= from where there is any, 0 beyond. A warp a row.
+template <class T, bool Add>
 __global__ void __launch_bounds__(256)
     copy_rows_kernel(__grid_constant__ View<T const, 2> const from, __grid_constant__ View<T, 2> const to) {
   for (Index row = Index{blockIdx.x} * 8 + threadIdx.x / 32; row < to.extent(0); row += Index{gridDim.x} * 8)
 #pragma unroll 4
-    for (Index i = threadIdx.x % 32; i < to.extent(1); i += 32) to(row, i) = from(row, i);
+    for (Index i = threadIdx.x % 32; i < to.extent(1); i += 32) {
+      T const x = row < from.extent(0) && i < from.extent(1) ? from(row, i) : T{};
+      if constexpr (Add)
+        to(row, i) += x;
+      else
+        to(row, i) = x;
+    }
 }
-template <class T>
+template <bool Add = false, class T>
 void copy_rows(Cuda const& ctx, View<T const, 2> from, View<T, 2> to) {
   auto const blocks = static_cast<unsigned>(std::min(ceil_div(to.extent(0), Index{8}), Index{1} << 16));
-  copy_rows_kernel<<<blocks, 256, 0, ctx.stream()>>>(from, to);
+  copy_rows_kernel<T, Add><<<blocks, 256, 0, ctx.stream()>>>(from, to);
   check_launch("copy_rows_kernel");
+}
+
+/// Whether the first dimension is the one that is contiguous.
+template <class T>
+bool by_columns(View<T, 2> const& view) {
+  return view.stride(0) == 1 && view.stride(1) != 1;
 }
 
 /// Whether cuBLASLt's fast kernels read it: one dimension contiguous, the other at steps of 16 bytes.
@@ -83,25 +95,45 @@ bool fits_products(View<T, 2> const& view) {
   };
   return reinterpret_cast<std::uintptr_t>(view.data()) % 16 == 0 && (steps(0, 1) || steps(1, 0));
 }
-/// Scratch memory of a view's shape that fits, in the view's order of dimensions.
+
+/// A view of that shape, zeros beyond `from`, that fits: `from` itself, or scratch memory in its order of dimensions.
 template <class T>
-View<std::remove_const_t<T>, 2> fitting_scratch(Cuda const& ctx, View<T, 2> const& like) {
-  using E = std::remove_const_t<T>;
-  constexpr Index step = 16 / sizeof(T);
-  int const along = like.stride(0) == 1 && like.stride(1) != 1 ? 0 : 1;
-  Index const width = ceil_div(like.extent(along), step) * step;
-  auto const out = ctx.scratch().template take<E>(Shape<2>{like.extent(1 - along), width}).slice(1, 0, like.extent(along));
-  return along == 1 ? out : out.transposed(0, 1);
+View<T const, 2> fitting(Cuda const& ctx, View<T const, 2> const& from, Shape<2> shape) {
+  if (fits_products(from) && from.shape() == shape) return from;
+  bool const turned = by_columns(from);
+  auto const seen = turned ? from.transposed(0, 1) : from;
+  auto const to = ctx.scratch().template take<T>(turned ? Shape<2>{shape[1], shape[0]} : shape);
+  copy_rows(ctx, seen, to);
+  return turned ? to.transposed(0, 1) : to;
 }
-template <class T>
-View<T const, 2> fitting(Cuda const& ctx, View<T const, 2> const& from) {
-  if (fits_products(from)) return from;
-  auto const to = fitting_scratch(ctx, from);
-  if (to.stride(1) == 1)
-    copy_rows(ctx, from, to);
-  else
-    copy_rows(ctx, from.transposed(0, 1), to.transposed(0, 1));
-  return to;
+
+/// Of 16-bit operands that are not aligned, or whose contiguous extents are no multiples of 16 bytes, cuBLASLt makes two to four
+/// times as long as of padded copies, and rounds some products before it adds the bias. Queues the product of such copies.
+template <Scalar T, Scalar Out>
+bool multiply_padded(Cuda const& ctx, MatrixProduct<T, Out> const& p) {
+  constexpr Index step = 16 / sizeof(T);
+  auto const padded = [&](Index extent, bool contiguous) { return contiguous ? ceil_div(extent, step) * step : extent; };
+  Index const I = p.out.extent(0), J = p.out.extent(1), K = p.left.extent(1);
+  Index const wide_I = padded(I, by_columns(p.left)), wide_J = padded(J, true),
+              wide_K = padded(K, !by_columns(p.left) || by_columns(p.right));
+  MatrixProduct<T, Out> q = p;
+  q.left = fitting(ctx, p.left, Shape<2>{wide_I, wide_K}), q.right = fitting(ctx, p.right, Shape<2>{wide_K, wide_J});
+  if (p.bias) {
+    View<T const, 2> const row{p.bias.data(), Shape<2>{1, J}, Shape<2>{J, p.bias.stride(0)}};
+    if (!fits_products(row) || J != wide_J) {
+      auto const bias = ctx.scratch().template take<T>(Shape<2>{1, wide_J});
+      copy_rows(ctx, row, bias);
+      q.bias = bias[0];
+    }
+  }
+  if (I == wide_I && J == wide_J && fits_products(p.out) && !by_columns(p.out)) return Cublas::of(ctx).multiply(ctx, q);
+  q.out = ctx.scratch().template take<Out>(Shape<2>{wide_I, wide_J}), q.add = false;
+  if (!Cublas::of(ctx).multiply(ctx, q)) return false;
+  View<Out const, 2> const part{q.out.data(), p.out.shape(), q.out.strides()};
+  if constexpr (std::is_same_v<Out, accumulator_t<T>>) {
+    if (p.add) return copy_rows<true>(ctx, part, p.out), true;
+  }
+  return copy_rows(ctx, part, p.out), true;
 }
 
 /// Queues a product of any extents and strides. `out` aliases nothing. Sums that are added to have the type of the sums.
@@ -120,25 +152,12 @@ void multiply(Cuda const& ctx, MatrixProduct<T, Out> p) {
         p.bias = {}, p.add = true;
       }
     } else if constexpr (sizeof(T) == 2) {
-      // Of 16-bit operands that are not aligned cuBLASLt makes two to four times as long as of copies that are, and rounds some
-      // products before it adds the bias.
       constexpr double worth_copies = 1 << 24;
-      bool const out_fits = fits_products(p.out) && p.out.stride(1) == 1;
       if (static_cast<double>(I) * static_cast<double>(J) * static_cast<double>(K) >= worth_copies) {
-        p.left = fitting(ctx, p.left), p.right = fitting(ctx, p.right);
-        if (p.bias && !fits_products(View<T const, 2>{p.bias.data(), Shape<2>{1, J}, Shape<2>{J, p.bias.stride(0)}})) {
-          auto const bias = ctx.scratch().template take<T>(Shape<2>{1, J});
-          copy_rows(ctx, View<T const, 2>{p.bias.data(), Shape<2>{1, J}, Shape<2>{0, p.bias.stride(0)}}, bias);
-          p.bias = bias[0];
-        }
-        if (!out_fits && !p.add) {
-          auto const out = p.out;
-          p.out = fitting_scratch(ctx, View<Out, 2>{out.data(), out.shape()});
-          if (Cublas::of(ctx).multiply(ctx, p)) return copy_rows(ctx, View<Out const, 2>{p.out}, out);
-          p.out = out;
-        }
+        if (multiply_padded(ctx, p)) return;
+        direct = !p.bias;
       } else {
-        direct = !p.bias || (out_fits && fits_products(p.left) && fits_products(p.right));
+        direct = !p.bias || (fits_products(p.left) && fits_products(p.right) && fits_products(p.out));
       }
     }
     if (direct && Cublas::of(ctx).multiply(ctx, p)) return;

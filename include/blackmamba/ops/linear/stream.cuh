@@ -141,7 +141,7 @@ struct StreamLayout {
   static_assert(columns <= threads);
 };
 
-/// A block has `columns` rows of big.
+/// Blocks (rows of big by `columns`, rows of small by as many as a tile has).
 template <class T, class L>
 __global__ void __launch_bounds__(L::threads, L::Blocks) stream_kernel(__grid_constant__ Streamed<T> const p) {
   using Tile = StreamTile<T, L::Eights, L::Rows, L::Words>;
@@ -154,6 +154,7 @@ __global__ void __launch_bounds__(L::threads, L::Blocks) stream_kernel(__grid_co
   let_next_start();
   unsigned const thread = threadIdx.x, lane = thread % 32, warp = thread / 32, warp_depth = warp % L::Depth;
   unsigned const depth = static_cast<unsigned>(p.depth), chunks = (depth + chunk - 1) / chunk;
+  unsigned const small_begin = L::kept ? 0 : blockIdx.y * Tile::small_rows;
   Index const begin = Index{blockIdx.x} * L::columns;
   auto const piece_begin = [&](unsigned piece) { return chunks * piece / L::Depth; };
   if (p.prefetch && thread < L::columns && begin + thread < p.big_rows)
@@ -167,15 +168,16 @@ __global__ void __launch_bounds__(L::threads, L::Blocks) stream_kernel(__grid_co
   T const* small[Tile::small_reads];
 #pragma unroll
   for (int i = 0; i < Tile::small_reads; ++i)
-    small[i] = p.small + min(Index{Tile::small_row(i, lane)}, p.small_rows - 1) * p.small_stride + lane % 4 * one;
+    small[i] = p.small + min(Index{small_begin + Tile::small_row(i, lane)}, p.small_rows - 1) * p.small_stride + lane % 4 * one;
   // Outputs are dealt out in the order in which they lie in memory. A thread's first has its bias read early.
   bool const along_small = p.out_small_stride == 1;
-  unsigned const rows = static_cast<unsigned>(min(p.small_rows, Index{Tile::small_rows})), outputs = rows * L::columns;
+  unsigned const rows = static_cast<unsigned>(min(p.small_rows - small_begin, Index{Tile::small_rows})),
+                 outputs = rows * L::columns;
   auto const small_of = [&](unsigned n) { return L::kept ? 0 : along_small ? n % rows : n / L::columns; };
   auto const big_of = [&](unsigned n) { return L::kept ? n : along_small ? n / rows : n % L::columns; };
   auto const bias_of = [&](unsigned n) -> float {
     if (!p.bias || begin + big_of(n) >= p.big_rows) return 0;
-    return device_widen(p.bias[small_of(n) * p.bias_small_stride + (begin + big_of(n)) * p.bias_big_stride]);
+    return device_widen(p.bias[(small_begin + small_of(n)) * p.bias_small_stride + (begin + big_of(n)) * p.bias_big_stride]);
   };
 
   Tile tile;
@@ -242,16 +244,19 @@ __global__ void __launch_bounds__(L::threads, L::Blocks) stream_kernel(__grid_co
 #pragma unroll
     for (int d = 1; d < L::Depth; ++d) sum += parts[at + d * size];
     sum += n == thread ? first_bias : bias_of(n);
-    if (begin + j < p.big_rows) p.out[i * p.out_small_stride + (begin + j) * p.out_big_stride] = device_round<T>(sum);
+    if (begin + j < p.big_rows)
+      p.out[(small_begin + i) * p.out_small_stride + (begin + j) * p.out_big_stride] = device_round<T>(sum);
   }
 }
 
 template <class L, class T>
 void launch_stream(Cuda const& ctx, Streamed<T> const& p) {
-  std::size_t shared = sizeof(float) * L::Depth * StreamTile<T, L::Eights, L::Rows, L::Words>::small_rows * L::pitch;
+  constexpr int small_rows = StreamTile<T, L::Eights, L::Rows, L::Words>::small_rows;
+  std::size_t shared = sizeof(float) * L::Depth * small_rows * L::pitch;
   if (L::kept) shared += static_cast<std::size_t>(ceil_div(p.depth * static_cast<Index>(sizeof(T)), Index{64}) * 64);
-  launch_overlapping(ctx, "stream_kernel", &stream_kernel<T, L>, static_cast<unsigned>(ceil_div(p.big_rows, Index{L::columns})),
-                     L::threads, shared, p);
+  dim3 const blocks{static_cast<unsigned>(ceil_div(p.big_rows, Index{L::columns})),
+                    static_cast<unsigned>(ceil_div(p.small_rows, Index{small_rows}))};
+  launch_overlapping(ctx, "stream_kernel", &stream_kernel<T, L>, blocks, L::threads, shared, p);
 }
 
 }  // namespace blackmamba::detail

@@ -146,6 +146,8 @@ void steps(char const* name, Cuda const& ctx, bench::Ceilings const& ceilings, D
   auto const x = bench::random_on_device<T>(ctx, Shape<2>{batch, d.d_model}, 1);
   DeviceTensor<T, 2> const y{ctx, Shape<2>{batch, d.d_model}};
   Pass<Cuda, T> const pass{.ctx = ctx};
+  AtRest<Cuda> const weights_are{ctx};  // as in a model's step
+  ctx.synchronize();
   double const ms = bench::milliseconds(ctx, 4 * count, [&](int i) {
     auto const n = static_cast<std::size_t>(i % count);
     M::step(pass, d, layers[n]->weights.params(), x, y, states[n]);
@@ -164,7 +166,8 @@ void steps(char const* name, Cuda const& ctx, bench::Ceilings const& ceilings, D
 }  // namespace
 
 int main(int argc, char** argv) try {
-  bool const quick = argc > 1 && !std::strcmp(argv[1], "--quick");
+  bool const only_steps = argc > 1 && !std::strcmp(argv[1], "--steps");
+  bool const quick = only_steps || (argc > 1 && !std::strcmp(argv[1], "--quick"));
   Cuda const ctx;
   cudaDeviceProp device;
   detail::check_cuda(cudaGetDeviceProperties(&device, 0), "cudaGetDeviceProperties");
@@ -173,8 +176,10 @@ int main(int argc, char** argv) try {
               "ms");
   Dims const small = blackmamba_340m_1_5b, large = blackmamba_630m_2_8b;
   using Mixture = MoE<Top1Sigmoid, GeGlu>;
-  passes<Mamba>("Mamba", ctx, ceilings, small, 16384, 2048, 1.17, 5.14);
-  passes<Mixture>("MoE", ctx, ceilings, small, 16384, 2048, 1.340, 0);
+  if (!only_steps) {
+    passes<Mamba>("Mamba", ctx, ceilings, small, 16384, 2048, 1.17, 5.14);
+    passes<Mixture>("MoE", ctx, ceilings, small, 16384, 2048, 1.340, 0);
+  }
   passes<Mixture>("MoE", ctx, ceilings, small, 64, 64, 0.268, 0, false);
   for (Index const batch : {1, 64}) steps<Mamba>("Mamba", ctx, ceilings, small, batch);
   steps<Mixture>("MoE", ctx, ceilings, small, 1);

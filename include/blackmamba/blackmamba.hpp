@@ -4,6 +4,7 @@
 /// Where nlohmann-json is not installed, this is the library without io/.
 
 #include <blackmamba/core/arena.hpp>
+#include <blackmamba/core/at_rest.hpp>
 #include <blackmamba/core/config.hpp>
 #include <blackmamba/core/context.hpp>
 #include <blackmamba/core/dual.hpp>
@@ -50,6 +51,7 @@
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
 #include <blackmamba/ops/loss_sum/loss_sum.hpp>
+#include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
 #include <blackmamba/ops/route/backward.hpp>

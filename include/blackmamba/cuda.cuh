@@ -7,6 +7,7 @@
 
 #include <blackmamba/core/cuda/fault.cuh>
 #include <blackmamba/core/cuda/graph.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/core/cuda/tensor.cuh>
 #include <blackmamba/verify/placement.cuh>
 
@@ -40,6 +41,7 @@
 #include <blackmamba/ops/linear/backward_cuda.cuh>
 #include <blackmamba/ops/linear/cuda.cuh>
 #include <blackmamba/ops/loss_sum/cuda.cuh>
+#include <blackmamba/ops/projected_scan_step/cuda.cuh>
 #include <blackmamba/ops/rms_norm/backward_cuda.cuh>
 #include <blackmamba/ops/rms_norm/cuda.cuh>
 #include <blackmamba/ops/route/backward_cuda.cuh>

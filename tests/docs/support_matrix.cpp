@@ -33,6 +33,7 @@
 #include <blackmamba/ops/layer_norm/layer_norm.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
+#include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
 #include <blackmamba/ops/route/backward.hpp>
@@ -72,6 +73,7 @@ namespace {
 
 BLACKMAMBA_OPERATION(selective_scan, SelectiveScanArgs)
 BLACKMAMBA_OPERATION(selective_scan_step, SelectiveScanStepArgs)
+BLACKMAMBA_OPERATION(projected_scan_step, ProjectedScanStepArgs)
 BLACKMAMBA_OPERATION(decay, DecayArgs)
 BLACKMAMBA_OPERATION(expand_heads, ExpandHeadsArgs)
 BLACKMAMBA_OPERATION(causal_conv1d, CausalConv1dArgs)
@@ -165,9 +167,9 @@ std::string read(std::filesystem::path const& path) {
 
 TEST_CASE("docs: the support matrix says what the headers declare") {
   std::string const expected =
-      table<selective_scan_entry, selective_scan_step_entry, decay_entry, expand_heads_entry, causal_conv1d_entry,
-            causal_conv1d_step_entry, rms_norm_entry, layer_norm_entry, linear_entry, embedding_entry, activation_entry,
-            gated_unit_entry, add_entry, softmax_entry, log_softmax_entry, top_k_entry, cross_entropy_entry,
+      table<selective_scan_entry, selective_scan_step_entry, projected_scan_step_entry, decay_entry, expand_heads_entry,
+            causal_conv1d_entry, causal_conv1d_step_entry, rms_norm_entry, layer_norm_entry, linear_entry, embedding_entry,
+            activation_entry, gated_unit_entry, add_entry, softmax_entry, log_softmax_entry, top_k_entry, cross_entropy_entry,
             route_top1_sigmoid_entry, route_top_k_softmax_entry, route_plan_sigmoid_entry, route_scores_entry, route_choose_entry,
             route_gate_entry, route_expert_choice_entry, route_threshold_entry, balance_thresholds_entry, balance_loss_entry,
             router_z_loss_entry, sparsity_loss_entry, sinkhorn_entry, sinkhorn_log_entry, gather_tokens_entry, expert_mlp_entry,

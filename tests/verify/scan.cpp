@@ -9,9 +9,11 @@ TEST_CASE_TEMPLATE("verify: scans hold to the table on every context, for every 
                    bf16) {
   test::check_contexts<SelectiveScanProblem, T>();
   test::check_contexts<SelectiveScanStepProblem, T>();
+  test::check_contexts<ProjectedScanStepProblem, T>();
 }
 
 TEST_CASE_TEMPLATE("verify: scans run with correctly rounded storage around exact arithmetic", T, bf16, half, float) {
   test::check_exact<SelectiveScanProblem, T>();
   test::check_exact<SelectiveScanStepProblem, T>();
+  test::check_exact<ProjectedScanStepProblem, T>();
 }

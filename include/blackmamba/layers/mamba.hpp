@@ -19,8 +19,8 @@
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
 #include <blackmamba/ops/decay/backward.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
+#include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/selective_scan/backward.hpp>
-#include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 
 namespace blackmamba {
 
@@ -186,19 +186,16 @@ struct Mamba {
     auto const xz = scratch.take<T>(Shape<2>{B, 2 * I});
     auto const u = scratch.take<T>(Shape<2>{B, I});
     auto const dbc = scratch.take<T>(Shape<2>{B, R + 2 * G * N});
-    auto const delta = scratch.take<T>(Shape<2>{B, I});
-    auto const A = scratch.take<accumulator_t<T>>(Shape<2>{I, N});
     auto const gated = scratch.take<T>(Shape<2>{B, I});
 
     linear(pass.ctx, LinearArgs<T>{.x = x, .weight = p.in_proj, .bias = p.in_proj_bias, .y = xz});
     causal_conv1d_step(pass.ctx, CausalConv1dStepArgs<T>{
                                      .x = xz.slice(1, 0, I), .weight = p.conv, .bias = p.conv_bias, .state = state.conv, .y = u});
     linear(pass.ctx, LinearArgs<T>{.x = u, .weight = p.x_proj, .y = dbc});
-    linear(pass.ctx, LinearArgs<T>{.x = dbc.slice(1, 0, R), .weight = p.dt_proj, .y = delta});
-    decay(pass.ctx, DecayArgs<T>{.A_log = p.A_log, .A = A});
-    selective_scan_step(pass.ctx, SelectiveScanStepArgs<T>{.u = u,
-                                                           .delta = delta,
-                                                           .A = A,
+    projected_scan_step(pass.ctx, ProjectedScanStepArgs<T>{.u = u,
+                                                           .dt = dbc.slice(1, 0, R),
+                                                           .dt_weight = p.dt_proj,
+                                                           .A_log = p.A_log,
                                                            .B = split_last(dbc.slice(1, R, G * N), G),
                                                            .C = split_last(dbc.slice(1, R + G * N, G * N), G),
                                                            .D = p.D,

@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include <blackmamba/core/at_rest.hpp>
 #include <blackmamba/core/random.hpp>
 #include <blackmamba/core/tensor.hpp>
 #include <blackmamba/model/count.hpp>
@@ -149,6 +150,8 @@ class Model {
     auto const scope = ctx_.scratch().scope();
     auto const y = ctx_.scratch().template take<T>(Shape<2>{B, dims_.d_model});
     Options const options{.tap = tap};
+    // The first kernel, of the embedding, waits for all that is queued before, and no kernel of a step writes weights.
+    [[maybe_unused]] AtRest<Ctx> const weights_are{ctx_};
     Net::hidden_step(pass(options), dims_, params(), tokens, y, state.views());
     Net::output(pass(options), dims_, params(), y, logits);
   }

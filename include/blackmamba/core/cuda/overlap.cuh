@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include <blackmamba/core/at_rest.hpp>
 #include <blackmamba/core/cuda/context.cuh>
 
 namespace blackmamba::detail {
@@ -28,6 +29,13 @@ __device__ inline void await_kernels_before() {
 __device__ inline void prefetch_to_l2([[maybe_unused]] void const* from, [[maybe_unused]] std::uint32_t bytes) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+#endif
+}
+
+/// Asks for the line at an address to be brought to the L2 cache: also no read.
+__device__ inline void hint_to_l2([[maybe_unused]] void const* from) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from) : "memory");
 #endif
 }
 
@@ -90,3 +98,17 @@ void launch_overlapping(Cuda const& ctx, char const* name, void (*kernel)(Parame
 }
 
 }  // namespace blackmamba::detail
+
+namespace blackmamba {
+
+template <Context Ctx>
+requires std::derived_from<Ctx, Cuda>
+class AtRest<Ctx> {
+ public:
+  explicit AtRest(Ctx const& ctx) : said_{ctx} {}
+
+ private:
+  detail::WeightsAtRest said_;
+};
+
+}  // namespace blackmamba

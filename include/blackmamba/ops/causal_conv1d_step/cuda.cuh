@@ -6,6 +6,7 @@
 
 #include <blackmamba/core/cuda/context.cuh>
 #include <blackmamba/core/cuda/math.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/causal_conv1d_step/causal_conv1d_step.hpp>
 
 namespace blackmamba {
@@ -19,6 +20,13 @@ template <class T>
 __global__ void __launch_bounds__(conv_step_threads) conv_step_kernel(__grid_constant__ CausalConv1dStepArgs<T> const a) {
   using Acc = accumulator_t<T>;
   Index const d = Index{blockIdx.x} * blockDim.x + threadIdx.x, before = a.weight.extent(1) - 1;
+  let_next_start();
+  if (d < a.x.extent(1)) {
+    hint_to_l2(&a.weight(d, 0));
+    if (a.bias) hint_to_l2(&a.bias[d]);
+    for (Index k = 0; k < before; ++k) hint_to_l2(&a.state(blockIdx.y, k, d));
+  }
+  await_kernels_before();
   if (d >= a.x.extent(1)) return;
   for (Index b = blockIdx.y; b < a.x.extent(0); b += gridDim.y) {
     T const newest = a.x(b, d);
@@ -44,8 +52,8 @@ void causal_conv1d_step_on(Cuda const& ctx, CausalConv1dStepArgs<T> const& a) {
   detail::DeviceScope const device{ctx.device()};
   dim3 const blocks{static_cast<unsigned>(ceil_div(D, Index{detail::conv_step_threads})),
                     static_cast<unsigned>(std::min(batch, Index{65535}))};
-  detail::conv_step_kernel<T><<<blocks, detail::conv_step_threads, 0, ctx.stream()>>>(a);
-  detail::check_launch("causal_conv1d_step: conv_step_kernel");
+  detail::launch_overlapping(ctx, "causal_conv1d_step: conv_step_kernel", &detail::conv_step_kernel<T>, blocks,
+                             detail::conv_step_threads, 0, a);
 }
 
 }  // namespace blackmamba

@@ -49,10 +49,9 @@ void gather_tokens_on(Cuda const& ctx, GatherArgs<T> const& a) {
   detail::RowPlan const plan{rows, D, V, detail::RowPlan::pieces, true, detail::pieces_align(a.x) && detail::pieces_align(a.y)};
   auto* const fault = ctx.fault(detail::gather_order_outside);
   plan.choose([&](auto whole) {
-    detail::gather_tokens_kernel<Bits, whole>
-        <<<plan.blocks, plan.threads, 0, ctx.stream()>>>(detail::bits_of(a.x), a.order, a.slots, detail::bits_of(a.y), plan, fault);
+    detail::launch_overlapping(ctx, "gather_tokens_kernel", &detail::gather_tokens_kernel<Bits, whole>, plan.blocks, plan.threads,
+                               0, detail::bits_of(a.x), a.order, a.slots, detail::bits_of(a.y), plan, fault);
   });
-  detail::check_launch("gather_tokens_kernel");
 }
 
 /// Fast where rows are contiguous and aligned to 16 bytes. A slot whose place is outside adds nothing, and is told at the next

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
-#include <blackmamba/core/cuda/context.cuh>
 #include <blackmamba/core/cuda/math.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/dispatch/backward.hpp>
 
 namespace blackmamba::detail {
@@ -131,6 +131,8 @@ __global__ void __launch_bounds__(RowPlan::threads)
                          Index slots, __grid_constant__ View<Bits, 2> const y, __grid_constant__ RowPlan const plan,
                          FaultSlot* fault) {
   using Pieces = PackedRow<Bits, RowPlan::pieces, Whole>;
+  let_next_start();
+  await_kernels_before();
   plan.each_row([&](Index p) {
     Index const assignment = checked_place(order[p], plan.rows, p, fault);
     if (assignment < 0) return;
@@ -153,6 +155,8 @@ __global__ void __launch_bounds__(RowPlan::threads)
     combine_few_kernel(__grid_constant__ SlotSums<T> const a, __grid_constant__ RowPlan const plan, FaultSlot* fault) {
   using A = accumulator_t<T>;
   using Pieces = PackedRow<T, RowPlan::pieces, true>;
+  let_next_start();
+  await_kernels_before();
   Index const places = a.places.size();
   plan.each_row([&](Index t) {
     Index place[K];
@@ -193,6 +197,8 @@ __global__ void __launch_bounds__(RowPlan::threads)
   using A = accumulator_t<T>;
   constexpr int P = RowPlan::summed_pieces;
   using Pieces = PackedRow<T, P, Whole>;
+  let_next_start();
+  await_kernels_before();
   Index const k = a.places.extent(1), places = a.places.size();
   plan.each_row([&](Index t) {
     Pieces::each_part(plan, [&](Pieces const& mine) {
@@ -226,15 +232,16 @@ void sum_slots(Cuda const& ctx, SlotSums<T> const& a, FaultSlot* fault) {
   if (rows == 0 || D == 0) return;
   DeviceScope const device{ctx.device()};
   bool const whole = pieces_align(a.x) && pieces_align(a.y);
+  constexpr char const* name = "combine_kernel";
   RowPlan const few{rows, D, V, RowPlan::pieces, true, whole}, plan{rows, D, V, RowPlan::summed_pieces, true, whole};
   if (few.whole && k == 1)
-    combine_few_kernel<T, Weighted, 1><<<few.blocks, few.threads, 0, ctx.stream()>>>(a, few, fault);
+    launch_overlapping(ctx, name, &combine_few_kernel<T, Weighted, 1>, few.blocks, few.threads, 0, a, few, fault);
   else if (few.whole && k == 2)
-    combine_few_kernel<T, Weighted, 2><<<few.blocks, few.threads, 0, ctx.stream()>>>(a, few, fault);
+    launch_overlapping(ctx, name, &combine_few_kernel<T, Weighted, 2>, few.blocks, few.threads, 0, a, few, fault);
   else
-    plan.choose(
-        [&](auto all) { combine_kernel<T, Weighted, all><<<plan.blocks, plan.threads, 0, ctx.stream()>>>(a, plan, fault); });
-  check_launch("combine_kernel");
+    plan.choose([&](auto all) {
+      launch_overlapping(ctx, name, &combine_kernel<T, Weighted, all>, plan.blocks, plan.threads, 0, a, plan, fault);
+    });
 }
 
 /// For assignment (t, s) with p = places(t, s): d_x_p = weights(t, s) d_y_t, d_weights(t, s) = x_p · d_y_t. An element of `x` is

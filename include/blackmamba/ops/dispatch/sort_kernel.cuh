@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-#include <blackmamba/core/cuda/context.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/core/view.hpp>
 
 namespace blackmamba::detail {
@@ -109,6 +109,8 @@ __global__ void __launch_bounds__(SortTuning::most_threads)
   int const threads = static_cast<int>(blockDim.x), warps = threads / 32, t = static_cast<int>(threadIdx.x), lane = t % 32;
   int const E = static_cast<int>(p.E), width = E | 1;
   int* const mine = of_warp + t / 32 * width;
+  let_next_start();
+  await_kernels_before();
   Index const begin = Index{blockIdx.x} * p.chunk, end = begin + p.chunk < p.count ? begin + p.chunk : p.count;
 
   if (counts)
@@ -254,8 +256,7 @@ void sort_assignments(Cuda const& ctx, View<int const, 2> experts, Index E, View
       sort_count_kernel<<<grid, block, 0, ctx.stream()>>>(pass, counts);
       check_launch("sort_count_kernel");
     }
-    sort_rank_kernel<<<grid, block, 0, ctx.stream()>>>(pass, counts, of);
-    check_launch("sort_rank_kernel");
+    launch_overlapping(ctx, "sort_rank_kernel", &sort_rank_kernel<Of>, grid, block, 0, pass, counts, of);
     first += SortTuning::window;
   } while (first < E);
 }

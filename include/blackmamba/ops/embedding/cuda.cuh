@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(MapPlan::threads)
 }  // namespace detail
 
 /// Fast where rows of weight and y are contiguous and aligned to 16 bytes. A token outside the vocabulary makes the next wait for
-/// the context throw, and its row of y zeros; the other rows are as they should be.
+/// the context throw, and its row of y zeros; the other rows are as they should be. The kernel waits for all that is queued before:
+/// a model's step relies on that (AtRest).
 template <Scalar T>
 void embedding_on(Cuda const& ctx, EmbeddingArgs<T> const& a) {
   using Bits = detail::StoredBits<sizeof(T)>;

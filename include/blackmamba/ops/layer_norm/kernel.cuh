@@ -3,6 +3,7 @@
 /// Kernels of both normalisations: with `Centred` the mean of a row is taken off it.
 
 #include <blackmamba/core/cuda/fours.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 
 namespace blackmamba::detail {
 
@@ -69,6 +70,12 @@ template <class T, bool Centred, int Fours>
 __global__ void __launch_bounds__(NormTuning::threads) norm_kernel(__grid_constant__ NormForward<T> const a) {
   Index const row = Index{blockIdx.x} * NormTuning::warps + threadIdx.x / 32, D = a.y.extent(1);
   int const lane = static_cast<int>(threadIdx.x) % 32, count = static_cast<int>(D / 4);
+  let_next_start();
+  if (gridDim.x <= 64)  // more blocks than that do not wait for it together
+#pragma unroll
+    for (int i = 0; i < Fours; ++i)
+      if (int const at = i * 32 + lane; at < count) hint_to_l2(&a.weight[4 * at]);
+  await_kernels_before();
   if (row >= a.y.extent(0)) return;
   float r[Fours][4];
   PackedFour<T> raw[Fours]{};
@@ -214,6 +221,8 @@ template <class T, bool Centred>
 __global__ void __launch_bounds__(NormTuning::threads) norm_plain_kernel(__grid_constant__ NormForward<T> const a) {
   using Acc = accumulator_t<T>;
   Index const row = Index{blockIdx.x} * NormTuning::warps + threadIdx.x / 32, D = a.y.extent(1);
+  let_next_start();
+  await_kernels_before();
   if (row >= a.y.extent(0)) return;
   Index const lane = threadIdx.x % 32;
   if (a.residual && a.x)

@@ -33,11 +33,10 @@ void norm_forward(Cuda const& ctx, NormForward<T> const& a, char const* name) {
     fast = (!a.x || fours_align(a.x)) && (!a.residual || fours_align(a.residual)) && fours_align(a.y) && fours_align(a.weight) &&
            (!a.bias || fours_align(a.bias));
     fast = fast && with_fours(D, [&](auto fours) {
-             norm_kernel<T, Centred, fours><<<norm_blocks(rows), NormTuning::threads, 0, ctx.stream()>>>(a);
+             launch_overlapping(ctx, name, &norm_kernel<T, Centred, fours>, norm_blocks(rows), NormTuning::threads, 0, a);
            });
   }
-  if (!fast) norm_plain_kernel<T, Centred><<<norm_blocks(rows), NormTuning::threads, 0, ctx.stream()>>>(a);
-  check_launch(name);
+  if (!fast) launch_overlapping(ctx, name, &norm_plain_kernel<T, Centred>, norm_blocks(rows), NormTuning::threads, 0, a);
 }
 
 template <bool Centred, class T>

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include <blackmamba/core/cuda/context.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/route/functions.hpp>
 #include <blackmamba/ops/route/route.hpp>
 
@@ -91,6 +91,8 @@ inline constexpr int token_threads = 64;  // few, so that some thousand tokens r
 template <class Rule, class Check>
 __global__ void __launch_bounds__(token_threads)
     token_kernel(Index tokens, __grid_constant__ Rule const rule, __grid_constant__ Check const check) {
+  let_next_start();
+  await_kernels_before();
   Index const step = Index{gridDim.x} * token_threads;
   for (Index i = Index{blockIdx.x} * token_threads + threadIdx.x; i < tokens; i += step) {
     if (check(i)) {
@@ -130,7 +132,9 @@ template <class Rule, class Check>
 __global__ void __launch_bounds__(token_threads)
     tile_kernel(Index tokens, __grid_constant__ Rule const given, __grid_constant__ Check const given_check, Index read_length,
                 Index written_length) {
-  extern __shared__ __align__(16) unsigned char memory[];
+  extern __shared__ __align__(16) unsigned char rule_memory[];
+  let_next_start();
+  await_kernels_before();
   int const warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   Rule rule = given;
   Check check = given_check;
@@ -141,7 +145,7 @@ __global__ void __launch_bounds__(token_threads)
       auto from = given;
       auto const view = rows_read(from);
       using X = typename decltype(view)::value_type;
-      auto* const tile = reinterpret_cast<X*>(memory);
+      auto* const tile = reinterpret_cast<X*>(rule_memory);
       for (int r = warp; r < rows; r += token_threads / 32)
         for (Index j = lane; j < view.extent(1); j += 32) tile[r * read_length + j] = view(first + r, j);
       // Token i is where its rows would be if the tile had those of all tokens.
@@ -154,7 +158,7 @@ __global__ void __launch_bounds__(token_threads)
     if constexpr (WritesRows<Rule>) {
       auto& view = rows_written(rule);
       using X = typename std::remove_reference_t<decltype(view)>::value_type;
-      view = {reinterpret_cast<X*>(memory + offset) - first * written_length, view.shape(), Shape<2>{written_length, 1}};
+      view = {reinterpret_cast<X*>(rule_memory + offset) - first * written_length, view.shape(), Shape<2>{written_length, 1}};
     }
     __syncthreads();
     if (Index const i = first + threadIdx.x; i < tokens) {
@@ -169,7 +173,7 @@ __global__ void __launch_bounds__(token_threads)
       auto to = given;
       auto const view = rows_written(to);
       using X = typename decltype(view)::value_type;
-      auto const* const tile = reinterpret_cast<X const*>(memory + offset);
+      auto const* const tile = reinterpret_cast<X const*>(rule_memory + offset);
       for (int r = warp; r < rows; r += token_threads / 32)
         for (Index j = lane; j < view.extent(1); j += 32) view(first + r, j) = tile[r * written_length + j];
       __syncthreads();
@@ -197,13 +201,11 @@ void for_each_token(Cuda const& ctx, char const* op, Index tokens, Rule const& r
       written_length = bank_free_length<X>(E), bytes += tile_bytes<X>(written_length);
     }
     if (E >= short_row && bytes <= most_bytes) {
-      tile_kernel<<<blocks, token_threads, static_cast<unsigned>(bytes), ctx.stream()>>>(tokens, rule, check, read_length,
-                                                                                         written_length);
-      return check_launch(op);
+      return launch_overlapping(ctx, op, &tile_kernel<Rule, Check>, blocks, token_threads, static_cast<std::size_t>(bytes), tokens,
+                                rule, check, read_length, written_length);
     }
   }
-  token_kernel<<<blocks, token_threads, 0, ctx.stream()>>>(tokens, rule, check);
-  check_launch(op);
+  launch_overlapping(ctx, op, &token_kernel<Rule, Check>, blocks, token_threads, 0, tokens, rule, check);
 }
 
 }  // namespace blackmamba::detail

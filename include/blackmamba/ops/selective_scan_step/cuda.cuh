@@ -20,8 +20,8 @@ void selective_scan_step_on(Cuda const& ctx, SelectiveScanStepArgs<T> const& a) 
   dim3 const blocks{static_cast<unsigned>(tiles), static_cast<unsigned>(std::min(batch, Index{65535}))};
   bool const fours =
       detail::fours_align(a.A) && detail::fours_align(a.state) && detail::fours_align(a.B) && detail::fours_align(a.C);
-  detail::scan_step_kernel<T><<<blocks, detail::step_threads, 0, ctx.stream()>>>(a, fours);
-  detail::check_launch("selective_scan_step: scan_step_kernel");
+  detail::launch_overlapping(ctx, "selective_scan_step: scan_step_kernel", &detail::scan_step_kernel<T>, blocks,
+                             detail::step_threads, 0, a, fours);
 }
 
 }  // namespace blackmamba

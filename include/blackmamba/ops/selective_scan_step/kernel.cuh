@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <blackmamba/core/cuda/fours.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 
 namespace blackmamba::detail {
@@ -16,6 +17,8 @@ inline constexpr int step_lanes = 4, step_threads = 128;
 template <class T>
 __global__ void __launch_bounds__(step_threads) scan_step_kernel(__grid_constant__ SelectiveScanStepArgs<T> const a, bool fours) {
   using Acc = accumulator_t<T>;
+  let_next_start();
+  await_kernels_before();
   auto const D = static_cast<unsigned>(a.u.extent(1)), per_group = D / static_cast<unsigned>(a.B.extent(1));
   unsigned const lane = threadIdx.x % step_lanes, channel = blockIdx.x * (step_threads / step_lanes) + threadIdx.x / step_lanes;
   // Lanes past the end come along to the sum, so that every warp is whole there.

@@ -1,7 +1,8 @@
 #pragma once
 /// \file
-/// Problems for `selective_scan` and `selective_scan_step`.
+/// Problems for `selective_scan`, `selective_scan_step` and `projected_scan_step`.
 
+#include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/selective_scan/selective_scan.hpp>
 #include <blackmamba/ops/selective_scan_step/selective_scan_step.hpp>
 #include <blackmamba/verify/check.hpp>
@@ -192,6 +193,93 @@ struct SelectiveScanStepProblem {
     auto const cost = detail::scan_cost(1, size.N);
     return std::tuple{Output{"y", y, cost}, Output{"state", state, cost}};
   }
+};
+
+struct ProjectedScanStepSize {
+  Index batch = 1, D = 0, N = 0, R = 0, groups = 1;
+  bool with_D = true, with_z = true, with_bias = true, softplus = true;
+};
+
+inline std::string to_string(ProjectedScanStepSize const& s) {
+  return concat("batch ", s.batch, ", D ", s.D, ", N ", s.N, ", R ", s.R, ", groups ", s.groups, s.with_D ? ", D" : "",
+                s.with_z ? ", z" : "", s.with_bias ? ", bias" : "", s.softplus ? ", softplus" : "");
+}
+
+template <Scalar T>
+struct ProjectedScanStepProblem {
+  using Size = ProjectedScanStepSize;
+  using A_t = accumulator_t<T>;
+  static constexpr char const* name = "projected_scan_step";
+  static constexpr auto operation = projected_scan_step;
+
+  static std::vector<Size> sizes() {
+    return {
+        {.batch = 0, .D = 4, .N = 2, .R = 3},
+        {.batch = 2, .D = 0, .N = 2, .R = 3},
+        {.batch = 2, .D = 3, .N = 0, .R = 4},
+        {.batch = 1, .D = 1, .N = 1, .R = 1},
+        {.batch = 1, .D = 8, .N = 16, .R = 0},
+        {.batch = 1, .D = 40, .N = 16, .R = 72},
+        {.batch = 3, .D = 7, .N = 5, .R = 2, .with_D = false},
+        {.batch = 2, .D = 33, .N = 12, .R = 92, .with_z = false},
+        {.batch = 2, .D = 31, .N = 8, .R = 96, .with_bias = false},
+        {.batch = 2, .D = 9, .N = 16, .R = 100},
+        {.batch = 2, .D = 9, .N = 20, .R = 8},
+        {.batch = 1, .D = 16, .N = 16, .R = 12, .softplus = false},
+        {.batch = 5, .D = 12, .N = 4, .R = 8, .groups = 4},
+        {.batch = 67, .D = 131, .N = 16, .R = 16},
+    };
+  }
+
+  Size size;
+  Tensor<T, 2> u, dt, dt_weight, A_log;
+  Tensor<T, 3> B, C;
+  Tensor<T, 1> D;
+  Tensor<T, 2> z;
+  Tensor<T, 1> delta_bias;
+  Tensor<A_t, 3> state;
+  Tensor<T, 2> y;
+
+  template <class Stored>
+  ProjectedScanStepProblem(Size const& s, Inputs<Stored>& in)
+      : size{s},
+        u{in.template storage<T>(Shape<2>{s.batch, s.D})},
+        dt{s.softplus ? in.template storage<T>(Shape<2>{s.batch, s.R}) : in.template storage<T>(Shape<2>{s.batch, s.R}, Uniform{})},
+        dt_weight{s.softplus ? in.template storage<T>(Shape<2>{s.D, s.R}, Normal{.spread = weight_size(s)})
+                             : in.template storage<T>(Shape<2>{s.D, s.R}, Uniform{0.0, weight_size(s)})},
+        A_log{in.template storage<T>(Shape<2>{s.D, s.N}, Uniform{-2, 2})},
+        B{in.template storage<T>(Shape<3>{s.batch, s.groups, s.N})},
+        C{in.template storage<T>(Shape<3>{s.batch, s.groups, s.N})},
+        D{in.template storage<T>(Shape<1>{s.D})},
+        z{in.template storage<T>(Shape<2>{s.batch, s.D})},
+        delta_bias{detail::scan_bias<T>(in, s.D)},
+        state{in.template accumulator<A_t>(Shape<3>{s.batch, s.D, s.N})},
+        y{unwritten<T>(Shape<2>{s.batch, s.D})} {}
+
+  auto args(auto& place) {
+    return ProjectedScanStepArgs<T>{.u = place.in(u),
+                                    .dt = place.in(dt),
+                                    .dt_weight = place.in(dt_weight),
+                                    .A_log = place.in(A_log),
+                                    .B = place.in(B),
+                                    .C = place.in(C),
+                                    .D = place.in(D, size.with_D),
+                                    .z = place.in(z, size.with_z),
+                                    .delta_bias = place.in(delta_bias, size.with_bias),
+                                    .delta_softplus = size.softplus,
+                                    .state = place.out(state),
+                                    .y = place.out(y)};
+  }
+
+  /// An error of a step size is multiplied by the decay, of up to exp(2), in the exponent: |A| exp(δ A) is that where δ is small.
+  auto outputs() const {
+    Cost const cost{.terms = static_cast<double>(1 + size.N + size.R), .gain = 8, .scale = 1};
+    return std::tuple{Output{"y", y, cost}, Output{"state", state, cost}};
+  }
+
+ private:
+  /// Projections are of unit size.
+  static double weight_size(Size const& s) { return 1 / std::sqrt(static_cast<double>(std::max(s.R, Index{1}))); }
 };
 
 }  // namespace blackmamba::verify

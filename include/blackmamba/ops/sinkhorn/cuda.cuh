@@ -47,7 +47,7 @@ void launch_together(Cuda const& ctx, void (*kernel)(Parameter...), unsigned blo
 
 /// Whether a cluster of 16 of the kernel's largest blocks runs here: compute capability 9.0, compiled for it, and that many
 /// multiprocessors side by side. Asks the driver once a device and kernel.
-template <class A, auto Kernel>
+template <class A, auto Kernel, int Threads>
 bool clusters_fit(int device) {
   static std::array<std::atomic<signed char>, 64> known{};  // 0: not asked yet
   auto const ask = [&] {
@@ -63,10 +63,9 @@ bool clusters_fit(int device) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = sinkhorn_most_blocks, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    constexpr int threads = sinkhorn_most_threads<A, sinkhorn_kept<A>>;
     cudaLaunchConfig_t config{};
-    config.gridDim = dim3{sinkhorn_most_blocks}, config.blockDim = dim3{threads};
-    config.dynamicSmemBytes = static_cast<std::size_t>(sinkhorn_shared_bytes(sinkhorn_clustered_group, threads, true, sizeof(A)));
+    config.gridDim = dim3{sinkhorn_most_blocks}, config.blockDim = dim3{Threads};
+    config.dynamicSmemBytes = static_cast<std::size_t>(sinkhorn_shared_bytes(sinkhorn_clustered_group, Threads, true, sizeof(A)));
     config.attrs = &attribute, config.numAttrs = 1;
     return fine(cudaOccupancyMaxActiveClusters(&count, Kernel, &config)) && count >= 1;
   };
@@ -85,7 +84,25 @@ Index blocks_at_once(Cuda const& ctx, Kernel kernel, int threads, int shared) {
   return Index{of_one} * ctx.multiprocessors();
 }
 
-template <class A, auto Clustered, auto Single, auto Looping, auto Plain>
+/// Launches a kernel that keeps `Kept` tokens a thread as one cluster; false where that cannot be. \param wanted  lanes of all
+/// tokens
+template <class A, auto Kernel, int Kept>
+bool launch_cluster(Cuda const& ctx, SinkhornJob<A>& job, Index wanted) {
+  constexpr int least = SinkhornTuning::threads, most = sinkhorn_most_threads<A, Kept>;
+  if (job.group > sinkhorn_clustered_group || wanted > Index{most} * Kept * sinkhorn_most_blocks ||
+      !clusters_fit<A, Kernel, most>(ctx.device()))
+    return false;
+  Index blocks = 1;
+  while (blocks < sinkhorn_most_blocks && blocks * least < wanted) blocks *= 2;
+  Index const threads = std::max(Index{least}, ceil_div(ceil_div(wanted, blocks * Kept), Index{32}) * 32);
+  job.clustered = blocks > 1;
+  int const shared = sinkhorn_shared_bytes(job.group, static_cast<int>(threads), true, sizeof(A));
+  launch_together(ctx, Kernel, static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared, job.clustered, job);
+  return true;
+}
+
+/// \tparam Many  the kernel for many tokens on a cluster, which keeps `Kept` a thread
+template <class A, auto Many, int Kept, auto Single, auto Looping, auto Plain>
 void launch_sinkhorn(Cuda const& ctx, SinkhornJob<A>& job) {
   constexpr int least = SinkhornTuning::threads, most = sinkhorn_most_threads<A, 1>;
   auto const scope = ctx.scratch().scope();
@@ -104,15 +121,8 @@ void launch_sinkhorn(Cuda const& ctx, SinkhornJob<A>& job) {
   }
   while (Index{job.group} * sinkhorn_columns < job.E) job.group *= 2;
   Index const wanted = job.tokens * job.group;
-  constexpr Index of_block = Index{least} * sinkhorn_kept<A>;
-  if (job.group <= sinkhorn_clustered_group && wanted <= of_block * sinkhorn_most_blocks &&
-      clusters_fit<A, Clustered>(ctx.device())) {
-    Index blocks = 1;
-    while (blocks < sinkhorn_most_blocks && blocks * least < wanted) blocks *= 2;
-    job.clustered = blocks > 1;
-    int const shared = sinkhorn_shared_bytes(job.group, least, true, sizeof(A));
-    return launch_together(ctx, Clustered, static_cast<unsigned>(blocks), least, shared, job.clustered, job);
-  }
+  bool const few = wanted <= Index{least} * sinkhorn_most_blocks;
+  if (few ? launch_cluster<A, Single, 1>(ctx, job, wanted) : launch_cluster<A, Many, Kept>(ctx, job, wanted)) return;
   // Few blocks, for each reads what all of them leave; but as many multiprocessors as there are tokens for.
   int const threads = wanted <= Index{least} * ctx.multiprocessors() ? least : most;
   int const shared = sinkhorn_shared_bytes(job.group, threads, false, sizeof(A));
@@ -149,9 +159,10 @@ void report_nothing(Cuda const& ctx, SinkhornJob<A> const& job) {
 
 }  // namespace detail
 
-/// Returns nothing. Tokens stay in registers: those of up to 16384 tokens · ⌈E / 8⌉ on one cluster of blocks, where E ≤ 64; more on
-/// a cooperative grid as long as a thread has one, and E ≤ 256; beyond that the logits are read again in each iteration. Where
-/// something is wrong the plan is NaN and the next wait throws. Two runs give the same bits.
+/// Returns nothing. With g = 1, 2, 4, … lanes of 8 experts a token, tokens stay in registers: on one cluster of blocks where g ≤ 8
+/// and tokens · g ≤ 16384 (8192 in double), on a cooperative grid where g ≤ 32 and each thread has one at most; elsewhere logits
+/// are read again in each iteration. Where something is wrong the plan is NaN and the next wait throws. Two runs give the same
+/// bits.
 template <Scalar T>
 void sinkhorn_on(Cuda const& ctx, SinkhornArgs<T> const& a) {
   using A = accumulator_t<T>;
@@ -162,8 +173,8 @@ void sinkhorn_on(Cuda const& ctx, SinkhornArgs<T> const& a) {
   job.not_finite = ctx.fault(detail::sinkhorn_not_finite);
   job.range = ctx.fault(detail::sinkhorn_range);
   job.lost = ctx.fault(detail::sinkhorn_lost);
-  detail::launch_sinkhorn<A, detail::sinkhorn_kernel<A, detail::sinkhorn_kept<A>>, detail::sinkhorn_kernel<A, 1>,
-                          detail::sinkhorn_kernel<A, 0>, detail::sinkhorn_plain_kernel<A>>(ctx, job);
+  detail::launch_sinkhorn<A, detail::sinkhorn_kernel<A, detail::sinkhorn_kept<A>>, detail::sinkhorn_kept<A>,
+                          detail::sinkhorn_kernel<A, 1>, detail::sinkhorn_kernel<A, 0>, detail::sinkhorn_plain_kernel<A>>(ctx, job);
 }
 
 /// As `sinkhorn` on a GPU.
@@ -177,7 +188,7 @@ void sinkhorn_log_on(Cuda const& ctx, SinkhornLogArgs<T> const& a) {
   job.not_finite = ctx.fault(detail::sinkhorn_log_not_finite);
   job.range = ctx.fault(detail::sinkhorn_log_range);
   job.lost = ctx.fault(detail::sinkhorn_log_potential);
-  detail::launch_sinkhorn<A, detail::sinkhorn_log_kernel<A, detail::sinkhorn_kept<A>>, detail::sinkhorn_log_kernel<A, 1>,
+  detail::launch_sinkhorn<A, detail::sinkhorn_log_kernel<A, 1>, 1, detail::sinkhorn_log_kernel<A, 1>,
                           detail::sinkhorn_log_kernel<A, 0>, detail::sinkhorn_log_plain_kernel<A>>(ctx, job);
 }
 

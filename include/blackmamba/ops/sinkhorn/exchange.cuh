@@ -10,6 +10,7 @@
 
 #include <blackmamba/core/cuda/context.cuh>
 #include <blackmamba/core/cuda/fours.cuh>
+#include <blackmamba/core/cuda/tma.cuh>
 #include <blackmamba/ops/sinkhorn/sinkhorn.hpp>
 
 namespace blackmamba::detail {
@@ -99,10 +100,32 @@ __device__ __forceinline__ A group_meet(A x, int group) {
   return x;
 }
 
-/// The block's shared memory: two numbers a column, parts of warps, the worst of all, and what other blocks of a cluster bring.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+/// The address that a place in this block's shared memory has in another block of the cluster.
+__device__ inline std::uint32_t address_in_block(std::uint32_t address, int rank) {
+  std::uint32_t there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+/// Stores in another block's shared memory, beside everything else; a barrier there counts the bytes that came.
+template <class A>
+__device__ void send(std::uint32_t to, A x, std::uint32_t barrier) {
+  if constexpr (sizeof(A) == 4)
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(__float_as_uint(x)),
+                 "r"(barrier)
+                 : "memory");
+  else
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b64 [%0], %1, [%2];" ::"r"(to),
+                 "l"(__double_as_longlong(x)), "r"(barrier)
+                 : "memory");
+}
+#endif
+
+/// The block's shared memory: two barriers, two numbers a column, parts of warps, the worst of all, and what other blocks of a
+/// cluster bring.
 inline int sinkhorn_shared_bytes(int group, int threads, bool clustered, int scalar) {
   int const columns = sinkhorn_columns * group, width = columns + 1;
-  return (2 * columns + (threads / 32 + (clustered ? 2 * sinkhorn_most_blocks : 0)) * width + 1) * scalar;
+  return 16 + (2 * columns + (threads / 32 + (clustered ? 2 * sinkhorn_most_blocks : 0)) * width + 1) * scalar;
 }
 
 extern __shared__ double2 sinkhorn_shared[];
@@ -117,11 +140,20 @@ class ColumnSums {
         group_{job.group},
         width_{sinkhorn_columns * group_ + 1},
         part_{static_cast<int>(threadIdx.x) & (group_ - 1)},
-        a_{reinterpret_cast<A*>(sinkhorn_shared)},
+        a_{reinterpret_cast<A*>(sinkhorn_shared + 1)},
         b_{a_ + width_ - 1},
         parts_{b_ + width_ - 1},
         worst_{parts_ + static_cast<int>(blockDim.x / 32) * width_},
-        inbox_{worst_ + 1} {}
+        inbox_{worst_ + 1} {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (!job.clustered) return;
+    if (threadIdx.x == 0) {
+      barrier_init(arrived(0), 1), barrier_init(arrived(1), 1);
+      barriers_ready();
+    }
+    cooperative_groups::this_cluster().sync();
+#endif
+  }
 
   /// What `a` of this lane's columns is before the first sum.
   __device__ void begin(A const (&a)[sinkhorn_columns]) const {
@@ -148,6 +180,9 @@ class ColumnSums {
         a_[c] = b_[c] = 0;
       }
     };
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+    if (job_.clustered && threadIdx.x == 0) barrier_expect(arrived(turn_), static_cast<unsigned>(used * blocks) * sizeof(A));
+#endif
     leave<Largest, Worst>(v, worst, lane, parts_ + warp * width_);
     __syncthreads();
     for (int c = warp; c < used; c += warps) {
@@ -159,8 +194,9 @@ class ColumnSums {
       } else if (job_.clustered) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
         if (lane < blocks)
-          *cooperative_groups::this_cluster().map_shared_rank(
-              inbox_ + (turn_ * sinkhorn_most_blocks + static_cast<int>(blockIdx.x)) * width_ + c, static_cast<unsigned>(lane)) = x;
+          send(address_in_block(shared_address(inbox_ + (turn_ * sinkhorn_most_blocks + static_cast<int>(blockIdx.x)) * width_ + c),
+                                lane),
+               x, address_in_block(arrived(turn_), lane));
 #endif
       } else if (lane == 0) {
         job_.partial[(turn_ * width_ + c) * blocks + static_cast<int>(blockIdx.x)] = x;
@@ -168,8 +204,9 @@ class ColumnSums {
     }
     if (blocks > 1) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+      // A block sends its next sums when it has these, so none is more than one turn ahead of another: two inboxes are enough.
       if (job_.clustered)
-        cooperative_groups::this_cluster().sync();
+        barrier_wait(arrived(turn_), phase_);
       else
 #endif
         cooperative_groups::this_grid().sync();
@@ -184,7 +221,7 @@ class ColumnSums {
         x = warp_meet(x, largest);
         if (lane == 0) finish(c, x);
       }
-      turn_ ^= 1;
+      phase_ ^= static_cast<unsigned>(turn_), turn_ ^= 1;
     }
     __syncthreads();
 #pragma unroll
@@ -230,10 +267,16 @@ class ColumnSums {
       if (c < count) to[first + c] = v[c];
   }
 
+  /// The barrier that counts the bytes of this turn.
+  __device__ static std::uint32_t arrived(int turn) {
+    return shared_address(reinterpret_cast<unsigned long long*>(sinkhorn_shared) + turn);
+  }
+
   SinkhornJob<A> const& job_;
   int group_, width_, part_;
   A *a_, *b_, *parts_, *worst_, *inbox_;
-  int turn_ = 0;
+  int turn_ = 0;        ///< which inbox
+  unsigned phase_ = 0;  ///< parity of its barrier
 };
 
 /// The tokens of a thread, and its columns of them.
@@ -256,7 +299,7 @@ struct SinkhornShare {
   __device__ int present(SinkhornJob<A> const& job, Index i) const { return i < job.tokens ? count : 0; }
 };
 
-/// Tokens that a thread keeps in a cluster, whose threads are few so that few warps exchange sums.
+/// Tokens that a thread keeps where there are many in a cluster: few warps then exchange sums.
 template <class A>
 inline constexpr int sinkhorn_kept = std::is_same_v<A, double> ? 2 : 4;
 

@@ -154,6 +154,7 @@
 #include <blackmamba/verify/problems/activation.hpp>
 #include <blackmamba/verify/problems/adamw.hpp>
 #include <blackmamba/verify/problems/causal_conv1d.hpp>
+#include <blackmamba/verify/problems/dispatch.hpp>
 #include <blackmamba/verify/problems/expert_mlp.hpp>
 #include <blackmamba/verify/problems/layer_norm.hpp>
 #include <blackmamba/verify/problems/linear.hpp>

@@ -61,11 +61,11 @@ template <int Pending>
 __device__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(Pending) : "memory");
 }
-/// Keeps uses of the first `Used` sums on their side of a wait.
-template <int Used, int Count>
+/// Keeps uses of the sums on their side of a wait.
+template <int Count>
 __device__ void wgmma_hold(float (&d)[Count]) {
 #pragma unroll
-  for (int i = 0; i < Used; ++i) asm volatile("" : "+f"(d[i])::"memory");
+  for (int i = 0; i < Count; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 /// Shared memory written by ordinary stores is seen by the tensor cores and the copy engine after this and a barrier.

@@ -38,7 +38,8 @@ void expert_mlp_few(Cuda const& ctx, ExpertMlpArgs<T> const& a, Groups groups) {
                               .N = static_cast<int>(D),
                               .kind = Activation::identity,
                               .y = RowsOf<T>{a.y},
-                              .hidden = {}};
+                              .hidden = {},
+                              .early = true};
   stream_rows(ctx, "expert_mlp", down, false);
 }
 

@@ -6,7 +6,7 @@
 
 #include <blackmamba/ops/expert_mlp/plain.cuh>
 #include <blackmamba/ops/expert_mlp/stream_ring.cuh>
-#include <blackmamba/ops/expert_mlp/tensor_half.cuh>
+#include <blackmamba/ops/expert_mlp/tensor_rows.cuh>
 #include <blackmamba/ops/expert_mlp/tensor_weights.cuh>
 
 namespace blackmamba::detail {
@@ -91,25 +91,10 @@ void allow_shared_memory(Kernel kernel, unsigned bytes) {
              "cudaFuncSetAttribute");
 }
 
-/// Whether tiles of half the size serve better, since much is done with the sums.
-template <RowsEnd End>
-inline constexpr bool in_halves = End == RowsEnd::d_hidden;
-inline constexpr bool weights_in_halves = false;
-
 /// The product of rows on tensor cores; p has all but the descriptions of the operands. False where the driver refuses these.
 template <RowsEnd End, bool Turned, class T>
 bool tensor_rows(Cuda const& ctx, char const* op, RowsProduct<T>& p, View<T const, 2> x, View<T const, 3> weight) {
   using Tuning = RowsTuning<End>;
-  if constexpr (in_halves<End>) {
-    using Half = HalfTuning<End>;
-    if (!describe_tiles(p.left, x, Half::rows) || !describe_tiles(p.right, weight, 64)) return false;
-    allow_shared_memory(half_tensor_kernel<T, End, Turned>, Half::shared_bytes);
-    Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, Half::rows, Half::columns);
-    half_tensor_kernel<T, End, Turned>
-        <<<tile_blocks(op, tiles, 2 * ctx.multiprocessors()), Half::threads, Half::shared_bytes, ctx.stream()>>>(p);
-    check_launch(op);
-    return true;
-  }
   if (!describe_tiles(p.left, x, TensorTuning::rows) || !describe_tiles(p.right, weight, Turned ? 64 : 128)) return false;
   allow_shared_memory(rows_tensor_kernel<T, End, Turned>, Tuning::shared_bytes);
   Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, TensorTuning::rows, Tuning::columns);
@@ -136,15 +121,6 @@ bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileT
   p.groups = groups, p.turns = turns, p.out = out;
   p.M = static_cast<int>(out.extent(1)), p.N = static_cast<int>(out.extent(2));
   if (!describe_tiles(p.left, left, 64) || !describe_tiles(p.right, right, 64)) return false;
-  if constexpr (weights_in_halves) {
-    using Half = HalfWeightsTuning;
-    allow_shared_memory(weights_half_kernel<T>, Half::shared_bytes);
-    Index const tiles = groups.experts() * ceil_div(Index{p.M}, Index{Half::side}) * ceil_div(Index{p.N}, Index{Half::side});
-    weights_half_kernel<T>
-        <<<tile_blocks(op, tiles, 2 * ctx.multiprocessors()), Half::threads, Half::shared_bytes, ctx.stream()>>>(p);
-    check_launch(op);
-    return true;
-  }
   allow_shared_memory(weights_tensor_kernel<T>, Tuning::shared_bytes);
   Index const tiles = groups.experts() * WeightTile::down(p.M) * (WeightTile::across(p.N) + WeightTile::has_narrow(p.N));
   weights_tensor_kernel<T>
@@ -162,13 +138,13 @@ void stream_rows(Cuda const& ctx, char const* op, StreamProduct<T> const& p, boo
   if (has_wgmma(ctx.device()) && describe_tiles(ring.weights, p.weight, StreamTuning::rows)) {
     ring.of = p;
     auto const launch = [&](auto kernel, int threads, unsigned bytes) {
-      allow_shared_memory(kernel, bytes);
-      kernel<<<tile_blocks(op, most * panels, ctx.multiprocessors()), static_cast<unsigned>(threads), bytes, ctx.stream()>>>(ring);
+      launch_overlapping(ctx, op, kernel, dim3{tile_blocks(op, most * panels, ctx.multiprocessors())},
+                         static_cast<unsigned>(threads), bytes, ring);
     };
     if (gated)
-      launch(ring_product_kernel<T, true>, RingTuning<true>::threads, RingTuning<true>::shared_bytes);
+      launch(&ring_product_kernel<T, true>, RingTuning<true>::threads, RingTuning<true>::shared_bytes);
     else
-      launch(ring_product_kernel<T, false>, RingTuning<false>::threads, RingTuning<false>::shared_bytes);
+      launch(&ring_product_kernel<T, false>, RingTuning<false>::threads, RingTuning<false>::shared_bytes);
   } else {
     dim3 const blocks{static_cast<unsigned>(panels), static_cast<unsigned>(std::min(p.groups.experts(), Index{65535}))};
     if (gated)

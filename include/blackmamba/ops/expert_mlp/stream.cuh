@@ -31,6 +31,8 @@ struct StreamProduct {
   Activation kind;
   RowsOf<T> y;
   RowsOf<T> hidden;
+  bool early =
+      false;  ///< the kernel before writes x alone, after all before it had ended: the weights and offsets can be read meanwhile
 };
 
 #if defined(__CUDACC__)

@@ -7,6 +7,7 @@
 /// what index of the sum a register stands for does not matter. Eight warps take the parts of each tile along the sum; their sums
 /// are added in the order of the warps.
 
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/expert_mlp/stream.cuh>
 
 namespace blackmamba::detail {
@@ -64,7 +65,14 @@ __global__ void __launch_bounds__(RingTuning<Gated>::threads, 1) ring_product_ke
     for (unsigned i = 0; i < Tuning::stages; ++i) barrier_init(full + 8 * i, 1), barrier_init(empty + 8 * i, Tuning::warps);
     barriers_ready();
   }
-  if (!groups_right(p.groups)) return;  // a barrier of the block, too
+  auto const await = [] {
+    await_kernels_before();
+    let_next_start();  // not sooner: what the next reads early is there then
+  };
+  if (!p.early) await();
+  bool const right = groups_right(p.groups);  // a barrier of the block, too
+  if (p.early && (warp < Tuning::warps || !right)) await();
+  if (!right) return;
   int const panels = (p.N + Tuning::rows - 1) / Tuning::rows;
   int stage = 0;
   unsigned parity = 0;

@@ -121,7 +121,7 @@ __device__ void sum_tile(float (&sums)[128], Pipeline<Stages>& p, int group, Ind
   int const steps = static_cast<int>((depth + TensorTuning::depth - 1) / TensorTuning::depth);
   bool const leads = static_cast<int>(threadIdx.x) % 32 == 0;
   std::uint32_t before = 0;
-  wgmma_hold<128>(sums);
+  wgmma_hold(sums);
   for (int k = 0; k < steps; ++k) {
     barrier_wait(p.full_here(), p.parity);
     if constexpr (TurnedLeft && TurnedRight)
@@ -145,7 +145,7 @@ __device__ void sum_tile(float (&sums)[128], Pipeline<Stages>& p, int group, Ind
     p.next();
   }
   wgmma_wait<0>();
-  wgmma_hold<128>(sums);
+  wgmma_hold(sums);
   if (leads) barrier_arrive(before);
 }
 

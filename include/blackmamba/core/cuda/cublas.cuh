@@ -61,7 +61,9 @@ class Cublas {
     DeviceScope const scope{device_};
     CaptureRelaxed const relaxed;
     check_cublas(cublasLtCreate(&handle_), "cublasLtCreate");
-    check_cuda(cudaMalloc(&workspace_, workspace_bytes), "cudaMalloc of cuBLASLt's workspace");
+    cudaError_t const answer = cudaMalloc(&workspace_, workspace_bytes);
+    if (answer != cudaSuccess) cublasLtDestroy(handle_);
+    check_cuda(answer, "cudaMalloc of cuBLASLt's workspace");
   }
   Cublas(Cublas const&) = delete;
   Cublas& operator=(Cublas const&) = delete;

@@ -61,13 +61,15 @@ GPU_TEST("selective_scan on a GPU: a tensor of more than 2^31 elements ends as i
   scan(L - part, part, state.view(), after, again);
   scan(0, L, {}, last, y);
   View<bf16, 3> const tail{y.data() + (L - part) * D, again.shape()};
-  auto const got = to_host(ctx, tail), wanted = to_host(ctx, again);
+  auto const got = to_host(ctx, tail);
+  auto const wanted = to_host(ctx, again);
   // Both are rounded to bf16, and cut into pieces at other times.
   verify::Cost const cost{.terms = 2.0 * static_cast<double>(part + N), .roundings = 2, .scale = 1};
   auto const exact = converted<double>(wanted);
   auto const comparison = verify::compare(got.view(), exact.view(), cost);
   CHECK_MESSAGE(static_cast<bool>(comparison), comparison.describe());
-  auto const ends = to_host(ctx, last), ended = converted<double>(to_host(ctx, after));
+  auto const ends = to_host(ctx, last);
+  auto const ended = converted<double>(to_host(ctx, after));
   auto const states =
       verify::compare(ends.view(), ended.view(), verify::Cost{.terms = 2.0 * static_cast<double>(part), .scale = 1});
   CHECK_MESSAGE(static_cast<bool>(states), states.describe());

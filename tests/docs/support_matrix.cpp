@@ -191,6 +191,20 @@ TEST_CASE("docs: the support matrix says what the headers declare") {
   CHECK(page.substr(begin + expected.size(), 1) == "\n");
 }
 
+TEST_CASE("docs: every operation of the support matrix is listed among those of a GPU, as the page says") {
+  auto const top = std::filesystem::path{__FILE__}.parent_path() / "../..";
+  std::string const page = read(top / "docs/support.md"), list = read(top / "include/blackmamba/ops/cuda_operations.cuh");
+  std::string const mark = "\n| `";
+  Index rows = 0;
+  for (auto at = page.find(mark); at != std::string::npos; at = page.find(mark, at + 1)) {
+    auto const begin = at + mark.size();
+    auto const name = page.substr(begin, page.find('`', begin) - begin);
+    CHECK_MESSAGE(list.find(concat("(", name, "_on,")) != std::string::npos, name);
+    ++rows;
+  }
+  CHECK(rows > 50);
+}
+
 TEST_CASE("docs: what the README shows is the example that is run") {
   auto const top = std::filesystem::path{__FILE__}.parent_path() / "../..";
   std::string const example = read(top / "examples/compose.cpp"), readme = read(top / "README.md");

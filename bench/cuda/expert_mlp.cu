@@ -55,7 +55,7 @@ struct Layer {
 };
 
 void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, Index F, Index E, bool backward) {
-  bool const few = rows <= 32 * E;
+  bool const few = rows <= detail::StreamTuning::rows_an_expert * E;
   auto const fan = [](Index n) { return std::sqrt(3 / static_cast<float>(n)); };
   std::vector<Layer> layers;
   for (std::uint64_t i = 0; i < (few ? 4u : 1u); ++i)

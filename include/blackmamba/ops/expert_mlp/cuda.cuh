@@ -68,7 +68,7 @@ bool expert_product(Cuda const& ctx, char const* op, Groups const& groups, TileT
 
 }  // namespace detail
 
-/// Fast for bf16 and half where all matrices are contiguous in their last dimension and aligned to 8 elements: up to 32 rows an
+/// Fast for bf16 and half where all matrices are contiguous in their last dimension and aligned to 8 elements: up to 16 rows an
 /// expert on average the weights are streamed, with more rows the products run on the tensor cores of compute capability 9.0 in
 /// programs compiled for sm_90a. Elsewhere tiles by `mma.sync`, or by multiply-adds for float and double. Two runs give the same
 /// bits.

@@ -17,7 +17,7 @@ struct StreamTuning {
   static constexpr int warps = 8, threads = 32 * warps, rows = 16;
   static constexpr int eights = 4;             ///< of rows of x at once
   static constexpr int tokens = 8 * eights;    ///< rows of x at once
-  static constexpr Index rows_an_expert = 32;  ///< at most on average, for this to be worth it
+  static constexpr Index rows_an_expert = 16;  ///< at most on average, for this to be worth it
 };
 
 /// y = act(x W_eᵀ + b_e), or act of the first N rows of W_e times the others.

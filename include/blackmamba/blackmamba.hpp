@@ -152,9 +152,13 @@
 #include <blackmamba/verify/inputs.hpp>
 #include <blackmamba/verify/placement.hpp>
 #include <blackmamba/verify/problems/activation.hpp>
+#include <blackmamba/verify/problems/activation_backward.hpp>
 #include <blackmamba/verify/problems/adamw.hpp>
 #include <blackmamba/verify/problems/causal_conv1d.hpp>
+#include <blackmamba/verify/problems/cross_entropy_backward.hpp>
 #include <blackmamba/verify/problems/dispatch.hpp>
+#include <blackmamba/verify/problems/elementwise.hpp>
+#include <blackmamba/verify/problems/embedding.hpp>
 #include <blackmamba/verify/problems/expert_mlp.hpp>
 #include <blackmamba/verify/problems/layer_norm.hpp>
 #include <blackmamba/verify/problems/linear.hpp>
@@ -164,6 +168,7 @@
 #include <blackmamba/verify/problems/routing_rules.hpp>
 #include <blackmamba/verify/problems/selective_scan.hpp>
 #include <blackmamba/verify/problems/softmax.hpp>
+#include <blackmamba/verify/problems/sum_squares.hpp>
 #include <blackmamba/verify/report.hpp>
 #include <blackmamba/verify/tolerance.hpp>
 

@@ -7,9 +7,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/adamw/cuda.cuh>
-#include <blackmamba/ops/convert/cuda.cuh>
-#include <blackmamba/ops/sum_squares/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/train/optimiser.hpp>
 #include <blackmamba/verify/compare.hpp>
 

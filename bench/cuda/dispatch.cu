@@ -6,10 +6,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/dispatch/backward_cuda.cuh>
-#include <blackmamba/ops/dispatch/cuda.cuh>
-#include <blackmamba/ops/dispatch/load_cuda.cuh>
-#include <blackmamba/ops/route/capacity_cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstdio>
 
-#include <blackmamba/ops/linear/backward_cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"

@@ -5,8 +5,7 @@
 
 #include <cstdio>
 
-#include <blackmamba/ops/sample/cuda.cuh>
-#include <blackmamba/ops/top_k/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include "support/cuda.cuh"
 

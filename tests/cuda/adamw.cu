@@ -1,8 +1,5 @@
-#include <blackmamba/ops/adamw/cuda.cuh>
-#include <blackmamba/ops/convert/cuda.cuh>
-#include <blackmamba/ops/sum_squares/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/train/optimiser.hpp>
-#include <blackmamba/verify/placement.cuh>
 #include <blackmamba/verify/problems/adamw.hpp>
 #include <blackmamba/verify/problems/sum_squares.hpp>
 

@@ -1,5 +1,4 @@
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/ops/convert/cuda.cuh>
 #include <blackmamba/verify/problems/activation_backward.hpp>
 #include <blackmamba/verify/problems/elementwise.hpp>
 

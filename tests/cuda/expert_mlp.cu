@@ -1,6 +1,4 @@
-#include <blackmamba/ops/expert_mlp/backward_cuda.cuh>
-#include <blackmamba/ops/expert_mlp/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/expert_mlp.hpp>
 
 #include <cmath>

@@ -1,5 +1,4 @@
-#include <blackmamba/ops/linear/backward_cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/linear.hpp>
 
 #include "cuda/support.cuh"

@@ -28,7 +28,7 @@ std::vector<Size> sizes() {
   std::vector<Size> out;
   for (Index r : {1, 5, 1700})
     for (Index D : {4, 124, 512, 516, 1152, 1156, 1540, 2048, 2052})
-      if (r < 10 || D <= 516)
+      if (r < 10 || D == 124)  // many rows are many blocks at any width, and long for the reference
         for (int bits = 1; bits < 4; ++bits) {
           Size size;
           size.rows = r, size.D = D;
@@ -70,7 +70,7 @@ struct NormBackwardProblem {
     std::vector<Size> out;
     for (Index r : {0, 1, 5, 1700})
       for (Index D : {1, 3, 7, 4, 124, 512, 516, 1152, 1156, 1540, 2048, 2052})
-        if (r < 10 || D <= 516)
+        if (r < 10 || D == 7 || D == 124)
           for (int bits = 0; bits < 8; ++bits) out.push_back({r, D, (bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0});
     return out;
   }

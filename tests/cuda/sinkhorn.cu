@@ -1,5 +1,4 @@
-#include <blackmamba/ops/sinkhorn/cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/route.hpp>
 
 #include "cuda/support.cuh"

@@ -11,6 +11,6 @@ write_basic_package_version_file("${PROJECT_BINARY_DIR}/blackmambaConfigVersion.
                                  ARCH_INDEPENDENT)
 install(DIRECTORY include/blackmamba DESTINATION "${include_folder}")
 install(FILES "${PROJECT_BINARY_DIR}/blackmambaConfig.cmake" "${PROJECT_BINARY_DIR}/blackmambaConfigVersion.cmake"
-              cmake/BlackmambaTarget.cmake
+              cmake/BlackmambaTarget.cmake cmake/BlackmambaPrecompiled.cmake
         DESTINATION "${package_folder}")
 install(FILES LICENSE DESTINATION "${CMAKE_INSTALL_DOCDIR}")

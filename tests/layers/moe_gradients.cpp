@@ -90,12 +90,9 @@ T loss(Layer<T, E>& layer, std::vector<Rows> const& passes, std::vector<Tensor<T
     for (Index i = 0; i < y.size(); ++i) sum += T{passes[n].c.data()[i]} * y.data()[i];
     experts.insert(experts.end(), s.experts.data(), s.experts.data() + s.experts.size());
     Tensor<T, 1> own{Shape<1>{1}};
-    ConfiguredRouter::loss(pass, layer.d,
-                           RouterLossArgs<T>{.logits = s.logits,
-                                             .memory = layer.p.memory,
-                                             .experts = s.experts,
-                                             .observed = s.observed,
-                                             .loss = own});
+    ConfiguredRouter::loss(
+        pass, layer.d,
+        RouterLossArgs<T>{.logits = s.logits, .memory = layer.p.memory, .experts = s.experts, .observed = s.observed, .loss = own});
     sum += T{pass.auxiliary_scale} * own(0);
     sum +=
         T{pass.auxiliary_scale * layer.d.router.z_coefficient} * router_z_loss(layer.ctx, RouterZLossArgs<T>{.logits = s.logits});

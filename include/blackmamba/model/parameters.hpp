@@ -6,6 +6,7 @@
 #include <memory>
 
 #include <blackmamba/core/arena.hpp>
+#include <blackmamba/core/context.hpp>
 #include <blackmamba/core/parallel.hpp>
 #include <blackmamba/core/random.hpp>
 #include <blackmamba/layers/walk.hpp>

@@ -191,7 +191,7 @@ GPU_TEST_TEMPLATE("expert_mlp and its gradients on a GPU: tiles that end anywher
   Cuda const ctx;
   bool odd = false;
   for (auto const& [D, F] : {std::pair<Index, Index>{8, 8}, {136, 264}, {384, 128}, {400, 136}, {72, 520}})
-    for (auto const& counts : {std::vector<Index>{127, 129, 0, 1}, {500}, {64, 63, 65, 2, 190}}) {
+    for (auto const& counts : {std::vector<Index>{127, 129, 0, 1}, {500}, {64, 63, 65, 2, 190}, {128, 385, 257, 255}}) {
       expect_right<T>(ctx, {counts, D, F, odd ? Activation::silu : Activation::gelu_erf, D != 136, odd, D != 72, odd ? 4 : 0});
       odd = !odd;
     }
@@ -200,6 +200,10 @@ GPU_TEST_TEMPLATE("expert_mlp and its gradients on a GPU: tiles that end anywher
   std::vector<Index> many;
   for (Index e = 0; e < 75; ++e) many.push_back(e * 37 % 11 == 0 ? 0 : e * 53 % 160);
   expect_right<T>(ctx, {many, 16, 24, Activation::relu_squared, true, true, true});
+  // Many tiles for each block, some experts without any, and every end of what is done with a tile.
+  many.clear();
+  for (Index e = 0; e < 700; ++e) many.push_back(e * 53 % 41);
+  for (bool gated : {false, true}) expect_right<T>(ctx, {many, 16, 24, Activation::gelu_erf, gated, gated, !gated});
 }
 
 GPU_TEST_TEMPLATE("expert_mlp on a GPU: few rows, however they are spread, agree with the double reference", T, Half, bf16) {

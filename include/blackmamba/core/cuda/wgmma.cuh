@@ -125,8 +125,8 @@ __device__ void wgmma_256(float (&d)[128], std::uint64_t a, std::uint64_t b, boo
   }
 }
 
-/// d (64, 128), the first half of the sums, likewise.
-template <class T, bool TurnedA, bool TurnedB>
+/// d (64, 128), the first or the second half of the sums, likewise.
+template <class T, bool TurnedA, bool TurnedB, int Half = 0>
 __device__ void wgmma_128(float (&d)[128], std::uint64_t a, std::uint64_t b, bool add) {
   if constexpr (std::is_same_v<T, half>) {
     asm volatile(
@@ -137,7 +137,7 @@ __device__ void wgmma_128(float (&d)[128], std::uint64_t a, std::uint64_t b, boo
         "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
         "%62, %63"
         "}, %64, %65, p, 1, 1, %67, %68;}"
-        : BLACKMAMBA_FLOATS_64(d)
+        : BLACKMAMBA_FLOATS_64(d + 64 * Half)
         : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(TurnedA)), "n"(static_cast<int>(TurnedB)));
   } else {
     asm volatile(
@@ -148,7 +148,7 @@ __device__ void wgmma_128(float (&d)[128], std::uint64_t a, std::uint64_t b, boo
         "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "
         "%62, %63"
         "}, %64, %65, p, 1, 1, %67, %68;}"
-        : BLACKMAMBA_FLOATS_64(d)
+        : BLACKMAMBA_FLOATS_64(d + 64 * Half)
         : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(TurnedA)), "n"(static_cast<int>(TurnedB)));
   }
 }

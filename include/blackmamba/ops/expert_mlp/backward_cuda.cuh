@@ -65,12 +65,13 @@ void expert_mlp_backward_on(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a) 
   // Each product alone can go the plain way, which gives what the other does.
   if constexpr (sizeof(T) == 2) {
     if (fast) {
-      if (!detail::tensor_weights(ctx, op, groups, {counters}, a.d_y, active_in, a.d_fc2))
+      detail::AlongRows<T> const of_fc2{a.d_y, active_in, a.d_fc2}, of_fc1{d_hidden_in, a.x, a.d_fc1};
+      if (!detail::tensor_weights(ctx, op, groups, {counters}, of_fc2, of_fc1)) {
         detail::plain_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2);
+        detail::plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
+      }
       if (a.d_x && !detail::expert_product<true>(ctx, op, groups, {counters + 1}, d_hidden_in, a.fc1, View<T const, 2>{}, a.d_x))
         detail::plain_rows(ctx, op, groups, d_hidden_in, a.fc1.transposed(1, 2), View<T const, 2>{}, a.d_x);
-      if (!detail::tensor_weights(ctx, op, groups, {counters + 2}, d_hidden_in, a.x, a.d_fc1))
-        detail::plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
       return;
     }
   }

@@ -52,7 +52,7 @@ bool expert_up(Cuda const& ctx, char const* op, Groups const& groups, unsigned* 
   p.groups = groups, p.clear = counters, p.bias = bias, p.kind = kind, p.gated = gated;
   p.depth = static_cast<int>(x.extent(1)), p.columns = static_cast<int>(active.extent(1));
   p.y = RowsOf<T>{active}, p.hidden = RowsOf<T>{hidden};
-  return gated ? tensor_rows<RowsEnd::gate, false>(ctx, op, p, x, fc1) : tensor_rows<RowsEnd::store, false>(ctx, op, p, x, fc1);
+  return gated ? tensor_rows<RowsEnd::gate, false>(ctx, op, p, x, fc1) : tensor_rows<RowsEnd::activate, false>(ctx, op, p, x, fc1);
 }
 
 /// y = x W_eᵀ + b_e, or x W_e with `Turned`.

@@ -91,42 +91,76 @@ void allow_shared_memory(Kernel kernel, unsigned bytes) {
              "cudaFuncSetAttribute");
 }
 
+/// Launches a kernel whose blocks stay on their multiprocessors, one on each or, in pairs, two on each two.
+template <bool Pairs, class Kernel, class Product>
+void launch_tensor(Cuda const& ctx, char const* op, Kernel kernel, Index tiles, unsigned threads, unsigned bytes,
+                   Product const& p) {
+  allow_shared_memory(kernel, bytes);
+  constexpr unsigned together = Pairs ? 2 : 1;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim.x = together, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3{together * tile_blocks(op, tiles, std::max(ctx.multiprocessors() / together, 1u))};
+  config.blockDim = dim3{threads}, config.dynamicSmemBytes = bytes, config.stream = ctx.stream();
+  config.attrs = &attribute, config.numAttrs = Pairs ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, p), op);
+}
+
 /// The product of rows on tensor cores; p has all but the descriptions of the operands. False where the driver refuses these.
 template <RowsEnd End, bool Turned, class T>
 bool tensor_rows(Cuda const& ctx, char const* op, RowsProduct<T>& p, View<T const, 2> x, View<T const, 3> weight) {
   using Tuning = RowsTuning<End>;
   if (!describe_tiles(p.left, x, TensorTuning::rows) || !describe_tiles(p.right, weight, Turned ? 64 : 128)) return false;
-  allow_shared_memory(rows_tensor_kernel<T, End, Turned>, Tuning::shared_bytes);
-  Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, TensorTuning::rows, Tuning::columns);
-  rows_tensor_kernel<T, End, Turned>
-      <<<tile_blocks(op, tiles, ctx.multiprocessors()), Tuning::threads, Tuning::shared_bytes, ctx.stream()>>>(p);
-  check_launch(op);
+  Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, Tuning::rows, Tuning::columns);
+  launch_tensor<Tuning::pair>(ctx, op, rows_tensor_kernel<T, End, Turned>, tiles, Tuning::threads, Tuning::shared_bytes, p);
   return true;
 }
 
-/// The product along rows on tensor cores, out_e (M, N) += left (rows, M)ᵀ right (rows, N), or with the operands exchanged where
-/// that wastes less of the tiles.
+/// A product along rows, out_e (M, N) += left (rows, M)ᵀ right (rows, N).
 template <class T>
-bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, View<T const, 2> left,
-                    View<T const, 2> right, View<float, 3> out) {
-  using Tuning = WeightsTuning;
-  if (!out) return true;
+struct AlongRows {
+  View<T const, 2> left, right;
+  View<float, 3> out;  ///< nothing is done where there is none
+};
+
+/// Such a product for the tensor cores, or with the operands exchanged where that wastes less of the tiles. False where the driver
+/// refuses to describe the operands.
+template <class T>
+bool describe_weights(WeightsProduct& p, AlongRows<T> const& of) {
   auto const cost = [](Index M, Index N) {  // of the tiles, narrow ones a little more than half
     int const m = static_cast<int>(M), n = static_cast<int>(N);
     return Index{WeightTile::down(m)} * (WeightTile::across(n) * 32 + (WeightTile::has_narrow(n) ? 17 : 0));
   };
-  if (cost(out.extent(2), out.extent(1)) < cost(out.extent(1), out.extent(2)))
-    return tensor_weights(ctx, op, groups, turns, right, left, out.transposed(1, 2));
-  WeightsProduct p;
-  p.groups = groups, p.turns = turns, p.out = out;
-  p.M = static_cast<int>(out.extent(1)), p.N = static_cast<int>(out.extent(2));
-  if (!describe_tiles(p.left, left, 64) || !describe_tiles(p.right, right, 64)) return false;
-  allow_shared_memory(weights_tensor_kernel<T>, Tuning::shared_bytes);
-  Index const tiles = groups.experts() * WeightTile::down(p.M) * (WeightTile::across(p.N) + WeightTile::has_narrow(p.N));
-  weights_tensor_kernel<T>
-      <<<tile_blocks(op, tiles, ctx.multiprocessors()), Tuning::threads, Tuning::shared_bytes, ctx.stream()>>>(p);
-  check_launch(op);
+  if (cost(of.out.extent(2), of.out.extent(1)) < cost(of.out.extent(1), of.out.extent(2)))
+    return describe_weights(p, AlongRows<T>{of.right, of.left, of.out.transposed(1, 2)});
+  p.out = of.out, p.M = static_cast<int>(of.out.extent(1)), p.N = static_cast<int>(of.out.extent(2));
+  return describe_tiles(p.left, of.left, 64) && describe_tiles(p.right, of.right, 64);
+}
+
+/// Products along rows on tensor cores, two at most. False where the driver refuses one: then nothing is done.
+template <class T, class... Products>
+bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, AlongRows<T> const& first,
+                    Products const&... others) {
+  using Tuning = WeightsTuning;
+  WeightsProducts p;
+  p.groups = groups, p.turns = turns;
+  Index tiles = 0;
+  auto const add = [&](AlongRows<T> const& of) {
+    if (!of.out) return true;
+    auto& here = p.of[p.count++];
+    bool const described = describe_weights(here, of);
+    tiles += WeightTile::count(static_cast<int>(groups.experts()), here.M, here.N);
+    return described;
+  };
+  if (!(add(first) && ... && add(others))) return false;
+  if (p.count > 0) launch_tensor<Tuning::pair>(ctx, op, weights_tensor_kernel<T>, tiles, Tuning::threads, Tuning::shared_bytes, p);
   return true;
+}
+template <class T>
+bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, View<T const, 2> left,
+                    View<T const, 2> right, View<float, 3> out) {
+  return tensor_weights(ctx, op, groups, turns, AlongRows<T>{left, right, out});
 }
 
 /// One linear map of few rows, with what follows it.

@@ -4,11 +4,20 @@
 ///
 /// A block stays on its multiprocessor and takes one tile of 128 × 256 after the other. One warp of it asks the copy engine for
 /// tiles of the operands, some steps of 64 ahead; two groups of four warps each multiply 64 rows by 256 columns, 128 sums a thread.
+///
+/// Two blocks can be a pair: they take 256 rows together, each brings half of the right operand's tile for both, and the L2 cache
+/// is asked for two thirds of the bytes.
 
-#include <blackmamba/core/cuda/tma.cuh>
+#include <blackmamba/core/cuda/pair.cuh>
 #include <blackmamba/core/cuda/wgmma.cuh>
 #include <blackmamba/ops/expert_mlp/groups.cuh>
 #include <blackmamba/ops/expert_mlp/pieces.cuh>
+
+/// Which products take pairs of blocks, a bit each: the first with its gate, the others of rows without a place where sums wait,
+/// with one, the weights' gradients.
+#ifndef BLACKMAMBA_TRY_PAIRS
+#define BLACKMAMBA_TRY_PAIRS 0
+#endif
 
 namespace blackmamba::detail {
 
@@ -27,17 +36,26 @@ struct TileTurns {
 
 #if defined(__CUDACC__)
 
-/// Where a block keeps its tiles and what it waits for.
-template <int Stages>
+/// Where a block keeps its tiles and what it waits for. `Note` says what a tile is; its `expert` is negative where there are no
+/// more. In pairs a stage is filled by both blocks, and each fills it when both have read what was there.
+template <int Count, class Note, bool Pair>
 struct Pipeline {
-  static constexpr unsigned bytes = Stages * TensorTuning::stage_bytes;
-  /// The barriers, and with each stage the number of the tile that begins there; negative: there are no more.
+  static constexpr int stages = Count;
+  static constexpr bool pair = Pair;
+  static constexpr unsigned bytes = stages * TensorTuning::stage_bytes;
+  /// Numbers on their way from the first block of a pair to the second. The first is at most `stages` steps ahead, each of which
+  /// may be a tile; so no place is needed again before it was read.
+  static constexpr int letters = 8;
+  static_assert(letters >= stages + 2);
+  /// The barriers, and with each stage the tile that begins there.
   struct Shared {
-    unsigned long long full[Stages], empty[Stages];
-    int number[Stages];
+    unsigned long long full[stages], empty[stages], sent[letters];
+    Note notes[stages];
+    int numbers[letters];
   };
 
   std::uint32_t tiles, full, empty;  ///< addresses; barriers are 8 bytes apart
+  std::uint32_t empty_there;         ///< of the other block of the pair
   Shared* shared;
   int stage = 0;
   unsigned parity = 0;
@@ -47,51 +65,104 @@ struct Pipeline {
     tiles = (static_cast<std::uint32_t>(__cvta_generic_to_shared(memory)) + 1023) & ~1023u;
     full = static_cast<std::uint32_t>(__cvta_generic_to_shared(barriers.full));
     empty = static_cast<std::uint32_t>(__cvta_generic_to_shared(barriers.empty));
+    empty_there = Pair ? address_in_pair(empty, 1 - rank_in_pair()) : 0;
     if (threadIdx.x == 0) {
-      for (unsigned i = 0; i < Stages; ++i) {
+      for (unsigned i = 0; i < stages; ++i) {
         barrier_init(full + 8 * i, 1);
-        barrier_init(empty + 8 * i, 8);  // warps that read a stage
+        barrier_init(empty + 8 * i, Pair ? 16 : 8);  // warps that read a stage
       }
+      for (unsigned i = 0; Pair && i < letters; ++i) barrier_init(sent(static_cast<int>(i)), 1);
     }
+  }
+  /// By all threads: barriers are ready, in both blocks of a pair.
+  __device__ static void begin() {
+    if (threadIdx.x == 0) barriers_ready();
+    if constexpr (Pair)
+      pair_sync();
+    else
+      __syncthreads();
+  }
+  /// By those who fill and read stages, at their end: the other block sends nothing more to this one's shared memory.
+  __device__ static void end() {
+    if constexpr (Pair) pair_sync();
   }
 
   __device__ void next() {
-    if (++stage == Stages) stage = 0, parity ^= 1;
+    if (++stage == stages) stage = 0, parity ^= 1;
   }
   __device__ std::uint32_t left() const { return tiles + static_cast<unsigned>(stage) * TensorTuning::stage_bytes; }
   __device__ std::uint32_t right() const { return left() + TensorTuning::left_bytes; }
   __device__ std::uint32_t full_here() const { return full + 8 * static_cast<unsigned>(stage); }
-  __device__ std::uint32_t empty_here() const { return empty + 8 * static_cast<unsigned>(stage); }
+  __device__ std::uint32_t sent(int letter) const {
+    return static_cast<std::uint32_t>(__cvta_generic_to_shared(shared->sent)) + 8 * static_cast<unsigned>(letter);
+  }
 
   /// By the thread that fills stages: waits for this one to be free.
-  __device__ void wait_empty() const { barrier_wait(empty_here(), parity ^ 1); }
+  __device__ void wait_empty() const { barrier_wait(empty + 8 * static_cast<unsigned>(stage), parity ^ 1); }
   /// By the same: says that there are no more tiles.
   __device__ void finish() const {
     wait_empty();
-    shared->number[stage] = -1;
+    shared->notes[stage].expert = -1;
     barrier_arrive(full_here());
   }
-  /// By those who read: the number of the tile that begins with this stage.
-  __device__ int wait_number() const {
+  /// By those who read: the tile that begins with this stage.
+  __device__ Note wait_note() const {
     barrier_wait(full_here(), parity);
-    return shared->number[stage];
+    return shared->notes[stage];
+  }
+  /// By a thread of each warp that reads: a stage has been read.
+  __device__ void release(int read) const {
+    unsigned const at = 8 * static_cast<unsigned>(read);
+    barrier_arrive(empty + at);
+    if constexpr (Pair) barrier_arrive_in_pair(empty_there + at);
   }
 };
 
-/// By the thread that fills stages.
+/// The numbers of a block's tiles, or of a pair's, by the thread that fills stages.
+template <class Stages>
 class TileNumbers {
  public:
-  __device__ explicit TileNumbers(TileTurns const& turns) : counter_{turns.counter}, next_{static_cast<int>(blockIdx.x)} {}
-  /// The next number; the one after it is asked for meanwhile.
-  __device__ int take() {
-    int const here = next_;
-    next_ = static_cast<int>(gridDim.x) + (counter_ ? static_cast<int>(atomicAdd(counter_, 1u)) : here);
+  __device__ TileNumbers(TileTurns const& turns, Stages const& stages)
+      : counter_{turns.counter}, stages_{stages}, next_{static_cast<int>(blockIdx.x / together)} {}
+
+  /// The next number for which `wanted`, which all are past the last; the one after it is asked for meanwhile. Of a pair with a
+  /// counter the first block asks and tells the other.
+  template <class Wanted>
+  __device__ int take(Wanted const& wanted) {
+    bool const two = Stages::pair && counter_;
+    if (two && rank_in_pair() == 1) return receive();
+    int here = after();
+    while (!wanted(here)) here = after();
+    if (two) send(here);
     return here;
+  }
+  __device__ int take() {
+    return take([](int) { return true; });
   }
 
  private:
+  static constexpr int together = Stages::pair ? 2 : 1;
+
+  __device__ int after() {
+    int const here = next_;
+    next_ = static_cast<int>(gridDim.x / together) + (counter_ ? static_cast<int>(atomicAdd(counter_, 1u)) : here);
+    return here;
+  }
+  __device__ void send(int number) {
+    int const letter = turn_++ % Stages::letters;
+    auto const place = static_cast<std::uint32_t>(__cvta_generic_to_shared(stages_.shared->numbers + letter));
+    send_number(address_in_pair(place, 1), number, address_in_pair(stages_.sent(letter), 1));
+  }
+  __device__ int receive() {
+    int const letter = turn_ % Stages::letters;
+    barrier_expect(stages_.sent(letter), sizeof(int));
+    barrier_wait(stages_.sent(letter), static_cast<unsigned>(turn_++ / Stages::letters) & 1);
+    return *static_cast<int volatile*>(stages_.shared->numbers + letter);
+  }
+
   unsigned* counter_;
-  int next_;
+  Stages const& stages_;
+  int next_, turn_ = 0;
 };
 
 template <int Id>
@@ -101,8 +172,8 @@ __device__ void group_sync() {
 
 /// Rows of a turned tile past the last that counts, as zeros: of this group's 64 columns of the left operand and of half of the
 /// right.
-template <int Stages>
-__device__ void clear_rows(Pipeline<Stages> const& p, int group, int boxes, int count) {
+template <class Stages>
+__device__ void clear_rows(Stages const& p, int group, int boxes, int count) {
   int const pieces = (TensorTuning::depth - count) * 8;
   for (int i = static_cast<int>(threadIdx.x) % 128; i < pieces; i += 128) {
     unsigned const at = static_cast<unsigned>(count * 128 + i * 16);
@@ -114,48 +185,58 @@ __device__ void clear_rows(Pipeline<Stages> const& p, int group, int boxes, int 
   group_sync<1>();
 }
 
+/// The columns that a tile's products have.
+enum class TileColumns {
+  all,     ///< 256
+  halves,  ///< 256 by two products each, for kernels that begin with fewer registers than one of 256 columns needs
+  narrow,  ///< 128
+};
+
 /// The sums of a tile over `depth` in steps of 64. Where both operands are turned, rows past `depth` count as zero.
-template <class T, bool TurnedLeft, bool TurnedRight, bool Narrow, int Stages>
-__device__ void sum_tile(float (&sums)[128], Pipeline<Stages>& p, int group, Index depth) {
+template <class T, bool TurnedLeft, bool TurnedRight, TileColumns Columns, class Stages>
+__device__ void sum_tile(float (&sums)[128], Stages& p, int group, Index depth) {
   constexpr unsigned left_step = TurnedLeft ? 2048 : 32, right_step = TurnedRight ? 2048 : 32;
   int const steps = static_cast<int>((depth + TensorTuning::depth - 1) / TensorTuning::depth);
   bool const leads = static_cast<int>(threadIdx.x) % 32 == 0;
-  std::uint32_t before = 0;
+  int before = 0;
   wgmma_hold(sums);
   for (int k = 0; k < steps; ++k) {
     barrier_wait(p.full_here(), p.parity);
     if constexpr (TurnedLeft && TurnedRight)
       if (k + 1 == steps && depth % TensorTuning::depth != 0)
-        clear_rows(p, group, Narrow ? 2 : 4, static_cast<int>(depth % TensorTuning::depth));
+        clear_rows(p, group, Columns == TileColumns::narrow ? 2 : 4, static_cast<int>(depth % TensorTuning::depth));
     std::uint64_t const left = tile_descriptor(p.left() + static_cast<unsigned>(group) * TensorTuning::box_bytes),
                         right = tile_descriptor(p.right(), TurnedRight ? TensorTuning::box_bytes : 16);
     wgmma_begin();
 #pragma unroll
     for (unsigned i = 0; i < TensorTuning::depth / 16; ++i) {
       std::uint64_t const a = left + (i * left_step >> 4), b = right + (i * right_step >> 4);
-      if constexpr (Narrow)
-        wgmma_128<T, TurnedLeft, TurnedRight>(sums, a, b, k > 0 || i > 0);
+      bool const add = k > 0 || i > 0;
+      if constexpr (Columns == TileColumns::all)
+        wgmma_256<T, TurnedLeft, TurnedRight>(sums, a, b, add);
       else
-        wgmma_256<T, TurnedLeft, TurnedRight>(sums, a, b, k > 0 || i > 0);
+        wgmma_128<T, TurnedLeft, TurnedRight>(sums, a, b, add);
+      if constexpr (Columns == TileColumns::halves)
+        wgmma_128<T, TurnedLeft, TurnedRight, 1>(sums, a, b + (TensorTuning::right_bytes / 2 >> 4), add);
     }
     wgmma_commit();
     wgmma_wait<1>();
-    if (k > 0 && leads) barrier_arrive(before);
-    before = p.empty_here();
+    if (k > 0 && leads) p.release(before);
+    before = p.stage;
     p.next();
   }
   wgmma_wait<0>();
   wgmma_hold(sums);
-  if (leads) barrier_arrive(before);
+  if (leads) p.release(before);
 }
 
 /// The stages of a tile in which a group has no rows.
-template <int Stages>
-__device__ void pass_tile(Pipeline<Stages>& p, int depth) {
+template <class Stages>
+__device__ void pass_tile(Stages& p, int depth) {
   for (int k = 0; k < depth; k += TensorTuning::depth, p.next()) {
     barrier_wait(p.full_here(), p.parity);
     __syncwarp();
-    if (static_cast<int>(threadIdx.x) % 32 == 0) barrier_arrive(p.empty_here());
+    if (static_cast<int>(threadIdx.x) % 32 == 0) p.release(p.stage);
   }
 }
 

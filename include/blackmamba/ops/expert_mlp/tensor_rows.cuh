@@ -23,7 +23,8 @@ struct RowsOf {
 
 /// What is done with the sums of a tile.
 enum class RowsEnd {
-  store,     ///< y = act(sum + bias); h = sum + bias is stored too where it is wanted
+  store,     ///< y = sum + bias
+  activate,  ///< y = act(sum + bias); h = sum + bias is stored too where it is wanted
   gate,      ///< the columns are 128 of the gate and the 128 of the value that go with them: y = act(gate) · value
   d_hidden,  ///< the sums are d_a: d_h and a from it and from h
 };
@@ -31,11 +32,20 @@ enum class RowsEnd {
 template <RowsEnd End>
 struct RowsTuning {
   static constexpr bool apart = End != RowsEnd::store;  ///< whether warps of their own do it
-  static constexpr int stages = apart ? 3 : 4, threads = 384, finishers = 3;
+  static constexpr bool pair = BLACKMAMBA_TRY_PAIRS >> (End == RowsEnd::store ? 1 : End == RowsEnd::gate ? 0 : 2) & 1;
+  static constexpr int others = End == RowsEnd::d_hidden ? 2 : 1;  ///< groups of four warps that do not multiply
+  static constexpr int stages = apart ? 3 : 4, threads = 128 * (others + 2), finishers = 4 * others - 1;
+  static constexpr int rows = pair ? 256 : 128;                     ///< of one block or of two
   static constexpr int columns = End == RowsEnd::gate ? 128 : 256;  ///< of the output
   static constexpr unsigned waiting_bytes = apart ? TensorTuning::rows * 512 : 0;
   static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + waiting_bytes + 1024;
-  static constexpr int other_registers = apart ? 104 : 40, consumer_registers = apart ? 200 : 232;
+  static constexpr TileColumns wide = others == 2 ? TileColumns::halves : TileColumns::all;
+  static constexpr int other_registers = others == 2 ? 88
+                                         : apart     ? 104
+                                                     : 64,
+                       consumer_registers = others == 2 ? 168
+                                            : apart     ? 200
+                                                        : 216;
 };
 
 /// A product whose rows are those of the experts: (rows, depth) by (E, columns, depth), or by (E, depth, columns) where it is
@@ -51,7 +61,7 @@ struct RowsProduct {
   bool gated;
   View<T const, 2> bias;
   RowsOf<T> y;
-  RowsOf<T> hidden;         ///< written: h by `store` and `gate`, d_h by `d_hidden`
+  RowsOf<T> hidden;         ///< written: h by `activate` and `gate`, d_h by `d_hidden`
   RowsOf<T const> forward;  ///< h, for `d_hidden`
 };
 
@@ -60,38 +70,54 @@ inline constexpr int cleared_counters = 4;
 
 #if defined(__CUDACC__)
 
-/// The biases of columns `column` and the next; 0 where there are none.
-template <class T>
-__device__ float2 two_biases(View<T const, 2> const& bias, int expert, int column) {
-  if (!bias || column >= bias.extent(1)) return {0, 0};
-  return {device_widen(bias(expert, column)), device_widen(bias(expert, column + 1))};
-}
+/// The biases that a thread's sums want, of columns of which those from the tile's 128th on are `split` further than they would be.
+template <class T, bool There>
+class TileBiases {
+ public:
+  __device__ TileBiases(View<T const, 2> const& bias, GroupTile const& tile, int split)
+      : first_{There ? bias.data() + tile.expert * bias.stride(0) : nullptr},
+        step_{bias.stride(1)},
+        column_{tile.column + 2 * (static_cast<int>(threadIdx.x) % 4)},
+        count_{static_cast<int>(bias.extent(1))},
+        split_{split} {}
+  /// Of columns 8 j and the next, both or neither of which there are.
+  __device__ float2 operator()(int j) const {
+    int const column = column_ + 8 * j + (j >= 16 ? split_ : 0);
+    if (!There || column >= count_) return {0, 0};
+    T const* const at = first_ + column * step_;
+    return {device_widen(at[0]), device_widen(at[step_])};
+  }
 
-/// y, and h where it is wanted, from the sums in this thread's registers.
-template <class T>
+ private:
+  T const* first_;
+  Index step_;
+  int column_, count_, split_;
+};
+
+/// y from the sums in this thread's registers.
+template <bool Biased, class T>
 __device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, int group) {
+  TileBiases<T, Biased> const biases{p.bias, tile, 0};
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4, q = lane % 4;
   Index const row = tile.begin + 64 * group + 16 * warp + lane / 4;
+  int const rest = p.columns - tile.column, columns = tile.narrow && rest > 128 ? 128 : rest;
+  T* const first = p.y.at(row, tile.column + 8 * q);
 #pragma unroll
   for (int span = 0; span < 8; ++span) {
-    int const column = tile.column + 32 * span + 8 * q;
-    if (column - 8 * q >= p.columns || (tile.narrow && span >= 4)) break;
+    if (32 * span >= columns) break;
     float2 bias[4];
 #pragma unroll
-    for (int c = 0; c < 4; ++c) bias[c] = two_biases(p.bias, tile.expert, column - 8 * q + 8 * c + 2 * q);
+    for (int c = 0; c < 4; ++c) bias[c] = biases(4 * span + c);
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      Index const r = row + 8 * lower;
       Piece x;
 #pragma unroll
-      for (int c = 0; c < 4; ++c)
-        x.words[c] =
-            round_pair<T>(sums[16 * span + 4 * c + 2 * lower] + bias[c].x, sums[16 * span + 4 * c + 2 * lower + 1] + bias[c].y);
+      for (int c = 0; c < 4; ++c) {
+        float const* const two = sums + 16 * span + 4 * c + 2 * lower;
+        x.words[c] = Biased ? round_pair<T>(two[0] + bias[c].x, two[1] + bias[c].y) : round_pair<T>(two[0], two[1]);
+      }
       turn_piece(x);
-      if (column >= p.columns || r >= tile.end) continue;
-      if (p.hidden) store_piece(p.hidden.at(r, column), x);
-      if (p.kind != Activation::identity) x = activated_piece<T>(p.kind, x);
-      store_piece(p.y.at(r, column), x);
+      if (32 * span + 8 * q < columns && row + 8 * lower < tile.end) store_piece(first + 8 * lower * p.y.stride + 32 * span, x);
     }
   }
 }
@@ -101,26 +127,29 @@ __device__ inline std::uint32_t waiting_place(std::uint32_t memory, int row, int
   return memory + static_cast<unsigned>(row) * 512 + static_cast<unsigned>((eight ^ (row & 7)) * 16);
 }
 
-/// The sums of a group with their biases, rounded, to where the finishing warps find them. Of the 32 eights of columns those from
-/// 16 on are `split` columns further than they would be.
-template <class T>
-__device__ void leave_sums(float const (&sums)[128], std::uint32_t memory, int group, View<T const, 2> const& bias,
-                           GroupTile const& tile, int split) {
+/// The sums of a group, rounded, to where the finishing warps find them. The tensor cores wait meanwhile: nothing else is done.
+template <bool Biased, class T>
+__device__ void leave_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory,
+                           int group, int split) {
+  TileBiases<T, Biased> const biases{p.bias, tile, split};
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4;
   int const row = 64 * group + 16 * warp + lane % 16;
 #pragma unroll
-  for (int j = 0; j < 32; j += 2) {
-    std::uint32_t words[4];
+  for (int low = 0; low < 8; low += 2) {
+    std::uint32_t const place = waiting_place(memory, row, low + lane / 16);
 #pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      int const column = tile.column + 8 * (j + i / 2) + 2 * (lane % 4) + (j >= 16 ? split : 0);
-      float2 const b = two_biases(bias, tile.expert, column);
-      words[i] = round_pair<T>(sums[4 * j + 2 * i] + b.x, sums[4 * j + 2 * i + 1] + b.y);
+    for (int j = low; j < 32; j += 8) {
+      std::uint32_t words[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float2 const bias = biases(j + i / 2);
+        float const first = sums[4 * j + 2 * i], second = sums[4 * j + 2 * i + 1];
+        words[i] = Biased ? round_pair<T>(first + bias.x, second + bias.y) : round_pair<T>(first, second);
+      }
+      asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(place + 16 * (j - low)), "r"(words[0]),
+                   "r"(words[1]), "r"(words[2]), "r"(words[3])
+                   : "memory");
     }
-    asm volatile(
-        "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(waiting_place(memory, row, j + lane / 16)),
-        "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3])
-        : "memory");
   }
 }
 
@@ -129,16 +158,38 @@ __device__ inline Piece waiting_piece(std::uint32_t memory, int row, int eight) 
   return {{__float_as_uint(x.x), __float_as_uint(x.y), __float_as_uint(x.z), __float_as_uint(x.w)}};
 }
 
+/// Rows of a tile that there are.
+__device__ inline int rows_there(GroupTile const& tile) {
+  int const most = tile.low ? TensorTuning::rows / 2 : TensorTuning::rows;
+  return tile.end - tile.begin < most ? static_cast<int>(tile.end - tile.begin) : most;
+}
+
+/// y, and h where it is wanted, from h that waits: a warp a row.
+template <class T, int Warps>
+__device__ void finish_activation(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
+  int const lane = static_cast<int>(threadIdx.x) % 32, column = tile.column + 8 * lane, rows = rows_there(tile);
+  if (column >= p.columns || (tile.narrow && lane >= 16)) return;
+  with_activation(p.kind, [&](auto kind) {
+    for (int row = warp; row < rows; row += Warps) {
+      Piece const x = waiting_piece(memory, row, lane);
+      if (p.hidden) store_piece(p.hidden.at(tile.begin + row, column), x);
+      float a[8];
+      widen_piece<T>(x, a);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) a[i] = device_activate(kind.value, a[i]);
+      store_piece(p.y.at(tile.begin + row, column), round_piece<T>(a));
+    }
+  });
+}
+
 /// a, and h where it is wanted, from the halves of h that wait: half a warp a row.
-template <class T>
-__device__ void finish_gate(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory) {
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 - 1, eight = lane % 16;
-  int const column = tile.column + 8 * eight;
-  int const rows = static_cast<int>(tile.end - tile.begin < TensorTuning::rows ? tile.end - tile.begin : TensorTuning::rows);
+template <class T, int Warps>
+__device__ void finish_gate(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
+  int const lane = static_cast<int>(threadIdx.x) % 32, eight = lane % 16, column = tile.column + 8 * eight, rows = rows_there(tile);
   if (column >= p.columns) return;
   with_activation(p.kind, [&](auto kind) {
 #pragma unroll 2
-    for (int row = 2 * warp + lane / 16; row < rows; row += 6) {
+    for (int row = 2 * warp + lane / 16; row < rows; row += 2 * Warps) {
       Piece const gate = waiting_piece(memory, row, eight), value = waiting_piece(memory, row, 16 + eight);
       Index const r = tile.begin + row;
       if (p.hidden) {
@@ -154,63 +205,111 @@ __device__ void finish_gate(RowsProduct<T> const& p, GroupTile const& tile, std:
   });
 }
 
-/// d_h and a from d_a that waits and from h: a warp a row, four rows of h ahead.
-template <class T>
-__device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory) {
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 - 1;
-  int const column = tile.column + 8 * lane;
-  int const rows = static_cast<int>(tile.end - tile.begin < TensorTuning::rows ? tile.end - tile.begin : TensorTuning::rows);
+/// d_h and a from d_a that waits and from h: a warp a row, the next two rows of h on their way.
+template <class T, int Warps, bool Gated>
+__device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
+  int const lane = static_cast<int>(threadIdx.x) % 32, column = tile.column + 8 * lane, rows = rows_there(tile);
   if (column >= p.columns || (tile.narrow && lane >= 16)) return;
+  struct Row {
+    Piece gate, value;
+  };
+  auto const fetch = [&](int row) {
+    Row out{};
+    if (row >= rows) return out;
+    T const* const from = p.forward.at(tile.begin + row, column);
+    out.gate = load_piece(from);
+    if constexpr (Gated) out.value = load_piece(from + p.columns);
+    return out;
+  };
   with_activation(p.kind, [&](auto kind) {
-    constexpr int ahead = 4;
-    for (int first = warp; first < rows; first += 3 * ahead) {
-      Piece gates[ahead], values[ahead];
+    Row next = fetch(warp), after = fetch(warp + Warps);
+#pragma unroll 1
+    for (int row = warp; row < rows; row += Warps) {
+      Row const here = next;
+      next = after, after = fetch(row + 2 * Warps);
+      float d[8], a[8];
+      widen_piece<T>(waiting_piece(memory, row, lane), d), widen_piece<T>(here.gate, a);
+      T* const d_hidden = p.hidden.at(tile.begin + row, column);
+      if constexpr (Gated) {
+        float v[8], d_value[8];
+        widen_piece<T>(here.value, v);
 #pragma unroll
-      for (int i = 0; i < ahead; ++i) {
-        int const row = first + 3 * i;
-        if (row >= rows) break;
-        gates[i] = load_piece(p.forward.at(tile.begin + row, column));
-        values[i] = p.gated ? load_piece(p.forward.at(tile.begin + row, p.columns + column)) : Piece{};
-      }
-#pragma unroll
-      for (int i = 0; i < ahead; ++i) {
-        int const row = first + 3 * i;
-        if (row >= rows) break;
-        Index const r = tile.begin + row;
-        float d[8], a[8];
-        widen_piece<T>(waiting_piece(memory, row, lane), d), widen_piece<T>(gates[i], a);
-        if (p.gated) {
-          float v[8], d_value[8];
-          widen_piece<T>(values[i], v);
-#pragma unroll
-          for (int k = 0; k < 8; ++k) {
-            auto const both = device_activated(kind.value, a[k]);
-            d_value[k] = d[k] * both.value, d[k] = d[k] * v[k] * both.slope, a[k] = both.value * v[k];
-          }
-          store_piece(p.hidden.at(r, p.columns + column), round_piece<T>(d_value));
-        } else {
-#pragma unroll
-          for (int k = 0; k < 8; ++k) {
-            auto const both = device_activated(kind.value, a[k]);
-            d[k] *= both.slope, a[k] = both.value;
-          }
+        for (int k = 0; k < 8; ++k) {
+          auto const both = device_activated(kind.value, a[k]);
+          d_value[k] = d[k] * both.value, d[k] = d[k] * v[k] * both.slope, a[k] = both.value * v[k];
         }
-        store_piece(p.hidden.at(r, column), round_piece<T>(d));
-        store_piece(p.y.at(r, column), round_piece<T>(a));
+        store_piece(d_hidden + p.columns, round_piece<T>(d_value));
+      } else {
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+          auto const both = device_activated(kind.value, a[k]);
+          d[k] *= both.slope, a[k] = both.value;
+        }
       }
+      store_piece(d_hidden, round_piece<T>(d));
+      store_piece(p.y.at(tile.begin + row, column), round_piece<T>(a));
     }
   });
 }
 
-/// h of a tile is brought to the L2 cache while its sums are made, by 128 threads.
+/// What waits of a tile, finished by warp `warp` of so many.
+template <RowsEnd End, int Warps, class T>
+__device__ void finish_tile(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
+  if constexpr (End == RowsEnd::activate)
+    finish_activation<T, Warps>(p, tile, memory, warp);
+  else if constexpr (End == RowsEnd::gate)
+    finish_gate<T, Warps>(p, tile, memory, warp);
+  else if (p.gated)
+    finish_d_hidden<T, Warps, true>(p, tile, memory, warp);
+  else
+    finish_d_hidden<T, Warps, false>(p, tile, memory, warp);
+}
+
+/// Brings h of a tile to the L2 cache while its sums are made: a part with each step, by a warp.
 template <class T>
-__device__ void fetch_hidden(RowsProduct<T> const& p, GroupTile const& tile) {
-  Index const row = tile.begin + static_cast<int>(threadIdx.x) % 128;
-  if (row >= tile.end) return;
-  int const most = tile.narrow ? 128 : 256;
-  for (int side = 0; side < (p.gated ? 2 : 1); ++side)
-    for (int c = 0; c < most && tile.column + c < p.columns; c += 64)
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(p.forward.at(row, side * p.columns + tile.column + c)));
+class HiddenAhead {
+ public:
+  __device__ HiddenAhead(RowsProduct<T> const& p, GroupTile const& tile)
+      : p_{p}, tile_{tile}, next_{static_cast<int>(threadIdx.x) % 32}, sides_{p.gated ? 2 : 1}, lines_{128 * 4 * sides_} {
+    int const steps = (p.depth + TensorTuning::depth - 1) / TensorTuning::depth;
+    each_ = (lines_ + 32 * steps - 1) / (32 * steps);
+  }
+  __device__ void step() {
+    for (int i = 0; i < each_ && next_ < lines_; ++i, next_ += 32) {
+      Index const row = tile_.begin + next_ / (4 * sides_);
+      int const line = next_ % 4, column = tile_.column + 64 * line;
+      if (row >= tile_.end || column >= p_.columns || (tile_.narrow && line >= 2)) continue;
+      T const* const at = p_.forward.at(row, column + (sides_ == 2 && next_ & 4 ? p_.columns : 0));
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+    }
+  }
+
+ private:
+  RowsProduct<T> const& p_;
+  GroupTile const& tile_;
+  int next_, sides_, lines_, each_;
+};
+
+/// Asks for what a stage needs of a tile, from column k of the rows on; both blocks of a pair for a part of what both need.
+template <RowsEnd End, bool Turned, class Stages, class T>
+__device__ void bring_rows(RowsProduct<T> const& p, Stages const& stages, GroupTile const& tile, int k) {
+  using Tensor = TensorTuning;
+  unsigned const right_bytes = tile.narrow ? Tensor::right_bytes / 2 : Tensor::right_bytes;
+  std::uint32_t const full = stages.full_here(), right = stages.right();
+  barrier_expect(full, Tensor::left_bytes + right_bytes);
+  bring_tile(p.left, full, stages.left(), k, static_cast<int>(tile.begin));
+  // Boxes of the right operand: 64 columns each where it is turned, 128 elsewhere.
+  int const boxes = (Turned ? 4 : 2) / (tile.narrow ? 2 : 1), rank = Stages::pair ? rank_in_pair() : 0;
+  int const each = Stages::pair ? (boxes + 1) / 2 : boxes, last = min(boxes, (rank + 1) * each);
+  for (int i = rank * each; i < last; ++i) {
+    std::uint32_t const to = right + static_cast<unsigned>(i) * (Turned ? Tensor::box_bytes : Tensor::right_bytes / 2);
+    int const column = End == RowsEnd::gate ? tile.column + i * p.columns : tile.column + i * (Turned ? 64 : 128);
+    int const x = Turned ? column : k, y = Turned ? k : column;
+    if constexpr (Stages::pair)
+      bring_tile_to_pair(p.right, full, to, x, y, tile.expert);
+    else
+      bring_tile(p.right, full, to, x, y, tile.expert);
+  }
 }
 
 #endif
@@ -220,13 +319,12 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Tensor = TensorTuning;
   using Tuning = RowsTuning<End>;
-  using Stages = Pipeline<Tuning::stages>;
+  using Stages = Pipeline<Tuning::stages, GroupTile, Tuning::pair>;
   constexpr bool gate = End == RowsEnd::gate;
-  using Walk = GroupWalk<Tensor::rows, Tuning::columns, !gate, true>;
   extern __shared__ unsigned char tile_memory[];
   __shared__ typename Stages::Shared barriers;
   __shared__ unsigned long long waiting_barriers[2];
-  __shared__ int waiting_number;
+  __shared__ GroupTile waiting_tile;
   if (p.clear && blockIdx.x == 0 && threadIdx.x < cleared_counters) p.clear[threadIdx.x] = 0;
   if (!groups_right(p.groups)) return;
   Stages pipeline{tile_memory, barriers};
@@ -234,89 +332,79 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
   std::uint32_t const waiting = pipeline.tiles + Stages::bytes,
                       waiting_full = static_cast<std::uint32_t>(__cvta_generic_to_shared(waiting_barriers)),
                       waiting_empty = waiting_full + 8;
-  if (threadIdx.x == 0) {
-    barrier_init(waiting_full, 8), barrier_init(waiting_empty, Tuning::finishers);
-    barriers_ready();
-  }
-  __syncthreads();
-  int const warp_group = static_cast<int>(threadIdx.x) / 128;
+  if (threadIdx.x == 0) barrier_init(waiting_full, 8), barrier_init(waiting_empty, Tuning::finishers);
+  Stages::begin();
+  int const group = static_cast<int>(threadIdx.x) / 128 - Tuning::others;
   bool const leads = static_cast<int>(threadIdx.x) % 32 == 0;
   GroupTile tile;
-  if (warp_group == 0) {
+  if (group < 0) {
     give_registers<Tuning::other_registers>();
-    Walk walk{p.groups, p.columns};
     if (threadIdx.x >= 32) {
       if constexpr (Tuning::apart) {
         for (unsigned parity = 0;; parity ^= 1) {
           barrier_wait(waiting_full, parity);
-          int const number = waiting_number;
-          if (number < 0) return;
-          walk.find(number, tile);
-          if constexpr (gate)
-            finish_gate(p, tile, waiting);
-          else
-            finish_d_hidden(p, tile, waiting);
+          tile = waiting_tile;
+          if (tile.expert < 0) return;
+          finish_tile<End, Tuning::finishers>(p, tile, waiting, static_cast<int>(threadIdx.x) / 32 - 1);
           __syncwarp();
           if (leads) barrier_arrive(waiting_empty);
         }
       }
       return;
     }
-    TileNumbers numbers{p.turns};
+    GroupWalk<Tuning::rows, Tuning::columns, !gate, true> walk{p.groups, p.columns};
+    TileNumbers<Stages> numbers{p.turns, pipeline};
     for (;;) {
       int number = leads ? numbers.take() : 0;
       number = __shfl_sync(~0u, number, 0);
       if (!walk.find(number, tile)) break;
-      unsigned const right_bytes = tile.narrow ? Tensor::right_bytes / 2 : Tensor::right_bytes;
+      if constexpr (Tuning::pair) tile.begin += rank_in_pair() * (tile.low ? Tensor::rows / 2 : Tensor::rows);
+      HiddenAhead<T> ahead{p, tile};
       for (int k = 0; k < p.depth; k += Tensor::depth, pipeline.next()) {
-        if (!leads) continue;
-        pipeline.wait_empty();
-        if (k == 0) pipeline.shared->number[pipeline.stage] = number;
-        std::uint32_t const full = pipeline.full_here(), right = pipeline.right();
-        barrier_expect(full, Tensor::left_bytes + right_bytes);
-        bring_tile(p.left, full, pipeline.left(), k, static_cast<int>(tile.begin));
-        if constexpr (Turned) {
-          for (unsigned i = 0; i * Tensor::box_bytes < right_bytes; ++i)
-            bring_tile(p.right, full, right + i * Tensor::box_bytes, tile.column + static_cast<int>(64 * i), k, tile.expert);
-        } else {
-          bring_tile(p.right, full, right, k, tile.column, tile.expert);
-          if (!tile.narrow)
-            bring_tile(p.right, full, right + Tensor::right_bytes / 2, k, gate ? p.columns + tile.column : tile.column + 128,
-                       tile.expert);
+        if (leads) {
+          pipeline.wait_empty();
+          if (k == 0) pipeline.shared->notes[pipeline.stage] = tile;
+          bring_rows<End, Turned>(p, pipeline, tile, k);
         }
+        __syncwarp();
+        if constexpr (End == RowsEnd::d_hidden) ahead.step();
       }
     }
     if (leads) pipeline.finish();
   } else {
     take_registers<Tuning::consumer_registers>();
-    int const group = warp_group - 1;
+    bool const biased = End != RowsEnd::d_hidden && p.bias;
     float sums[128];
-    Walk walk{p.groups, p.columns};
     for (unsigned parity = 1;; parity ^= 1) {
-      int const number = pipeline.wait_number();
-      if (number >= 0) {
-        walk.find(number, tile);
-        if (End == RowsEnd::d_hidden && group == 0) fetch_hidden(p, tile);
-        if (tile.low && group == 1)
+      tile = pipeline.wait_note();
+      bool const more = tile.expert >= 0, there = more && !(tile.low && group == 1);
+      if (more) {
+        if (!there)
           pass_tile(pipeline, p.depth);
         else if (!gate && tile.narrow)
-          sum_tile<T, false, Turned, true>(sums, pipeline, group, p.depth);
+          sum_tile<T, false, Turned, TileColumns::narrow>(sums, pipeline, group, p.depth);
         else
-          sum_tile<T, false, Turned, false>(sums, pipeline, group, p.depth);
+          sum_tile<T, false, Turned, Tuning::wide>(sums, pipeline, group, p.depth);
       }
       if constexpr (Tuning::apart) {
         barrier_wait(waiting_empty, parity);
-        if (number >= 0 && !(tile.low && group == 1)) leave_sums(sums, waiting, group, p.bias, tile, p.columns - 128);
-        if (threadIdx.x == 128) waiting_number = number;
+        int const split = gate ? p.columns - 128 : 0;
+        if (there && biased)
+          leave_sums<true>(sums, p, tile, waiting, group, split);
+        else if (there)
+          leave_sums<false>(sums, p, tile, waiting, group, split);
+        if (threadIdx.x == 128 * Tuning::others) waiting_tile = tile;
         __syncwarp();
         if (leads) barrier_arrive(waiting_full);
-        if (number < 0) break;
-      } else {
-        if (number < 0) break;
-        if (!(tile.low && group == 1)) store_sums(sums, p, tile, group);
+      } else if (there && biased) {
+        store_sums<true>(sums, p, tile, group);
+      } else if (there) {
+        store_sums<false>(sums, p, tile, group);
       }
+      if (!more) break;
     }
   }
+  Stages::end();
 #endif
 }
 

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 
 #include <blackmamba/ops/expert_mlp/backward_cuda.cuh>
 #include <blackmamba/verify/compare.hpp>
@@ -30,11 +31,12 @@ struct Peer {
 };
 constexpr Peer peers[]{{16384, 1152, 0.528}, {16384, 1472, 0.821}};
 
-Tensor<Index, 1> spread(Index rows, Index E, std::uint64_t seed) {
+/// Offsets of rows spread at random, over the experts alike, or uneven, the first with most.
+Tensor<Index, 1> spread(Index rows, Index E, std::uint64_t seed, bool uneven) {
   Tensor<Index, 1> offsets{Shape{E + 1}};
   for (Index r = 0; r < rows; ++r) {
     auto const u = 0.5 + 0.5 * static_cast<double>(bench::uniform(seed, static_cast<std::uint64_t>(r)));
-    ++offsets(1 + std::min(E - 1, static_cast<Index>(u * static_cast<double>(E))));
+    ++offsets(1 + std::min(E - 1, static_cast<Index>((uneven ? u * u : u) * static_cast<double>(E))));
   }
   for (Index e = 0; e < E; ++e) offsets(e + 1) += offsets(e);
   return offsets;
@@ -50,11 +52,26 @@ void expect_close(char const* name, verify::Cost const& cost, Tensor<T, Rank> co
 
 using T = bf16;
 
+/// A number that says whether two versions gave the same bits.
+template <class S, int Rank>
+unsigned long long digest(Cuda const& ctx, DeviceTensor<S, Rank> const& tensor) {
+  auto const host = to_host(ctx, tensor);
+  auto const* const bytes = reinterpret_cast<unsigned char const*>(host.data());
+  unsigned long long out = 14695981039346656037ull;
+  for (std::size_t i = 0; i + 8 <= static_cast<std::size_t>(host.size()) * sizeof(S); i += 8) {
+    unsigned long long word;
+    std::memcpy(&word, bytes + i, 8);
+    out = (out ^ word) * 1099511628211ull;
+  }
+  return out;
+}
+
 struct Layer {
   DeviceTensor<T, 3> fc1, fc2;
 };
 
-void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, Index F, Index E, bool backward) {
+void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, Index F, Index E, bool backward,
+         bool uneven = false) {
   bool const few = rows <= detail::StreamTuning::rows_an_expert * E;
   auto const fan = [](Index n) { return std::sqrt(3 / static_cast<float>(n)); };
   std::vector<Layer> layers;
@@ -63,7 +80,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
                       bench::random_on_device<T>(ctx, Shape<3>{E, D, F}, 2 + 2 * i, 0, fan(F))});
   auto const x = bench::random_on_device<T>(ctx, Shape<2>{rows, D}, 100, 0, 1.7f);
   auto const d_y = bench::random_on_device<T>(ctx, Shape<2>{rows, D}, 101, 0, 1.7f);
-  auto const host_offsets = spread(rows, E, 7);
+  auto const host_offsets = spread(rows, E, 7, uneven);
   auto const offsets = to_device(ctx, host_offsets);
   DeviceTensor<T, 2> const y{ctx, Shape{rows, D}}, d_x{ctx, Shape{rows, D}}, hidden{ctx, Shape{rows, 2 * F}};
   std::vector<DeviceTensor<float, 3>> gradients;
@@ -101,6 +118,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
 
   // The first and the last rows against the reference in double.
   Index const some = std::min(rows, Index{8});
+  if (uneven) std::printf("uneven groups:\n");
   expert_mlp(ctx, forward_args(0, true));
   auto const fc1 = converted<double>(to_host(ctx, layers[0].fc1)), fc2 = converted<double>(to_host(ctx, layers[0].fc2));
   for (Index begin : {Index{0}, rows - some}) {
@@ -152,6 +170,10 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
     }
   }
 
+  if (backward)
+    std::printf("digests: h %016llx, y %016llx, d_x %016llx, d_fc1 %016llx, d_fc2 %016llx\n", digest(ctx, hidden), digest(ctx, y),
+                digest(ctx, d_x), digest(ctx, gradients[0]), digest(ctx, gradients[1]));
+
   double read = 0;
   for (Index e = 0; e < E; ++e)
     if (host_offsets(e) < host_offsets(e + 1)) read += 6.0 * static_cast<double>(D * F);
@@ -186,7 +208,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
       report(name,
              bench::milliseconds(ctx, calls,
                                  [&](int) {
-                                   detail::check_cuda(cudaMemsetAsync(counters, 0, 4, ctx.stream()), "memset");
+                                   bench::fill_kernel<<<1, 32, 0, ctx.stream()>>>(counters, 1, 0, 0, 0);
                                    launch();
                                  }),
              flops, 0);
@@ -202,6 +224,10 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
          [&] { detail::tensor_weights<T>(ctx, "d_fc2", groups, turns, a.d_y, active_in, gradients[1].view()); });
     part("  d_fc1", products / 3 * 2,
          [&] { detail::tensor_weights<T>(ctx, "d_fc1", groups, turns, d_hidden_in, a.x, gradients[0].view()); });
+    part("  d_fc2 and d_fc1", products, [&] {
+      detail::tensor_weights(ctx, "d_fc", groups, turns, detail::AlongRows<T>{a.d_y, active_in, gradients[1].view()},
+                             detail::AlongRows<T>{d_hidden_in, a.x, gradients[0].view()});
+    });
   }
   report("backward", bench::milliseconds(ctx, calls, [&](int) { expert_mlp_backward(ctx, a); }), 2 * products, 0);
   report("forward and backward",
@@ -215,7 +241,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D, 
 
 }  // namespace
 
-/// With an argument: the largest case alone.
+/// With an argument: the largest case alone, its groups alike and uneven.
 int main(int count, char**) try {
   if (cuda_device_count() == 0) {
     std::printf("skipped: no NVIDIA GPU here\n");
@@ -228,7 +254,7 @@ int main(int count, char**) try {
   std::printf("%s, %d multiprocessors: copy %.3f TB/s; %s wgmma; top-1 of 8 experts, gelu_erf gate, bf16\n\n", properties.name,
               ctx.multiprocessors(), ceilings.bytes_per_second * 1e-12, detail::has_wgmma(ctx.device()) ? "with" : "without");
   std::printf("what                                 rows     D     F        ms TFLOP/s\n");
-  run(ctx, ceilings, 16384, 1152, 3072, 8, true);
+  for (bool uneven : {false, true}) run(ctx, ceilings, 16384, 1152, 3072, 8, true, uneven);
   if (count < 2) {
     run(ctx, ceilings, 16384, 1472, 3872, 8, false);
     run(ctx, ceilings, 2048, 1152, 3072, 8, false);

@@ -85,25 +85,28 @@ void expert_sums(Cuda const& ctx, char const* op, Groups const& groups, View<T c
   check_launch(op);
 }
 
-template <class Kernel>
-void allow_shared_memory(Kernel kernel, unsigned bytes) {
-  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-             "cudaFuncSetAttribute");
-}
-
-/// Launches a kernel whose blocks stay on their multiprocessors, one on each or, in pairs, two on each two.
-template <bool Pairs, class Kernel, class Product>
-void launch_tensor(Cuda const& ctx, char const* op, Kernel kernel, Index tiles, unsigned threads, unsigned bytes,
+/// Launches a kernel whose blocks stay on their multiprocessors, one on each or, in pairs, two on each two. It may start before the
+/// kernels before it have ended.
+template <bool Pairs, class Product>
+void launch_tensor(Cuda const& ctx, char const* op, void (*kernel)(Product), Index tiles, unsigned threads, unsigned bytes,
                    Product const& p) {
-  allow_shared_memory(kernel, bytes);
   constexpr unsigned together = Pairs ? 2 : 1;
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = together, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  auto& table = ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); });
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (table.allows(kernel, bytes)) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (Pairs) {
+    auto& of_pair = attributes[count].val.clusterDim;
+    of_pair.x = together, of_pair.y = of_pair.z = 1;
+    attributes[count++].id = cudaLaunchAttributeClusterDimension;
+  }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3{together * tile_blocks(op, tiles, std::max(ctx.multiprocessors() / together, 1u))};
+  config.gridDim = dim3{together * tile_blocks(op, tiles, std::max(ctx.multiprocessors() / static_cast<int>(together), 1))};
   config.blockDim = dim3{threads}, config.dynamicSmemBytes = bytes, config.stream = ctx.stream();
-  config.attrs = &attribute, config.numAttrs = Pairs ? 1 : 0;
+  config.attrs = attributes, config.numAttrs = count;
   check_cuda(cudaLaunchKernelEx(&config, kernel, p), op);
 }
 

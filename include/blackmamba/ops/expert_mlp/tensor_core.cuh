@@ -8,6 +8,7 @@
 /// Two blocks can be a pair: they take 256 rows together, each brings half of the right operand's tile for both, and the L2 cache
 /// is asked for two thirds of the bytes.
 
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/core/cuda/pair.cuh>
 #include <blackmamba/core/cuda/wgmma.cuh>
 #include <blackmamba/ops/expert_mlp/groups.cuh>
@@ -17,6 +18,10 @@
 /// with one, the weights' gradients.
 #ifndef BLACKMAMBA_TRY_PAIRS
 #define BLACKMAMBA_TRY_PAIRS 0
+#endif
+
+#ifndef BLACKMAMBA_TRY_OVERLAP
+#define BLACKMAMBA_TRY_OVERLAP 1
 #endif
 
 namespace blackmamba::detail {

@@ -325,14 +325,19 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
   __shared__ typename Stages::Shared barriers;
   __shared__ unsigned long long waiting_barriers[2];
   __shared__ GroupTile waiting_tile;
-  if (p.clear && blockIdx.x == 0 && threadIdx.x < cleared_counters) p.clear[threadIdx.x] = 0;
-  if (!groups_right(p.groups)) return;
   Stages pipeline{tile_memory, barriers};
   // What waits for the finishing warps: full after a word of each of 8 others, empty after one of each of them.
   std::uint32_t const waiting = pipeline.tiles + Stages::bytes,
                       waiting_full = static_cast<std::uint32_t>(__cvta_generic_to_shared(waiting_barriers)),
                       waiting_empty = waiting_full + 8;
-  if (threadIdx.x == 0) barrier_init(waiting_full, 8), barrier_init(waiting_empty, Tuning::finishers);
+  if (threadIdx.x == 0) {
+    barrier_init(waiting_full, 8), barrier_init(waiting_empty, Tuning::finishers);
+    fetch_description(p.left), fetch_description(p.right);
+  }
+  if (BLACKMAMBA_TRY_OVERLAP) let_next_start();
+  await_kernels_before();
+  if (p.clear && blockIdx.x == 0 && threadIdx.x < cleared_counters) p.clear[threadIdx.x] = 0;
+  if (!groups_right(p.groups)) return;
   Stages::begin();
   int const group = static_cast<int>(threadIdx.x) / 128 - Tuning::others;
   bool const leads = static_cast<int>(threadIdx.x) % 32 == 0;

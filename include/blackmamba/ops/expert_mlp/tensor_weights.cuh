@@ -149,8 +149,10 @@ __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kern
   using Stages = Pipeline<WeightsTuning::stages, WeightTile, WeightsTuning::pair>;
   extern __shared__ unsigned char tile_memory[];
   __shared__ typename Stages::Shared barriers;
-  if (!groups_right(p.groups)) return;
   Stages pipeline{tile_memory, barriers};
+  if (BLACKMAMBA_TRY_OVERLAP) let_next_start();
+  await_kernels_before();
+  if (!groups_right(p.groups)) return;
   Stages::begin();
   int const group = static_cast<int>(threadIdx.x) / 128 - 1;
   WeightTile tile;

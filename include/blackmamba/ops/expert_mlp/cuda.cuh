@@ -2,6 +2,8 @@
 /// \file
 /// Expert networks on a GPU.
 
+#include <blackmamba/ops/dispatch/backward_cuda.cuh>
+#include <blackmamba/ops/dispatch/cuda.cuh>
 #include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
 #include <blackmamba/ops/expert_mlp/launch.cuh>
 

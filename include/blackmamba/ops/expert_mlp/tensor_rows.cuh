@@ -48,6 +48,15 @@ struct RowsTuning {
                                                         : 216;
 };
 
+/// Rows put back to their tokens, which have one each at most.
+template <class T>
+struct RowsBack {
+  RowsOf<T> y;
+  View<Index const, 1> order;
+  View<Index const, 2> places;
+  View<accumulator_t<T> const, 2> weights;
+};
+
 /// A product whose rows are those of the experts: (rows, depth) by (E, columns, depth), or by (E, depth, columns) where it is
 /// turned.
 template <class T>
@@ -63,6 +72,7 @@ struct RowsProduct {
   RowsOf<T> y;
   RowsOf<T> hidden;         ///< written: h by `activate` and `gate`, d_h by `d_hidden`
   RowsOf<T const> forward;  ///< h, for `d_hidden`
+  RowsBack<T> back{};       ///< y put back, by `store`
 };
 
 /// Launches after one that clears their counters.
@@ -94,9 +104,40 @@ class TileBiases {
   int column_, count_, split_;
 };
 
-/// y from the sums in this thread's registers.
-template <bool Biased, class T>
-__device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, int group) {
+/// The tokens of the two rows whose sums a thread has: where they go, null where nowhere, and their weights.
+template <class T>
+struct RowTokens {
+  T* to[2] = {};
+  float weight[2] = {1, 1};
+
+  /// Asked for before the sums are made, which hides how long it takes.
+  __device__ void find(RowsProduct<T> const& p, GroupTile const& tile, int group) {
+    Index const first = tile.begin + 64 * group + 16 * (static_cast<int>(threadIdx.x) / 32 % 4) + static_cast<int>(threadIdx.x) % 32 / 4;
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      to[lower] = nullptr;
+      if (first + 8 * lower >= tile.end) continue;
+      Index const token = p.back.order[first + 8 * lower];
+      if (token < 0 || token >= p.groups.rows) continue;
+      to[lower] = p.back.y.at(token, 0);
+      if (p.back.weights) weight[lower] = p.back.weights(token, 0);
+    }
+  }
+};
+
+/// Tokens that have no row are 0, by warps that have nothing else to do: thread `thread` of `count` of the launch.
+template <class T>
+__device__ void clear_dropped(RowsProduct<T> const& p, Index thread, Index count) {
+  for (Index t = thread; t < p.back.places.extent(0); t += count) {
+    if (p.back.places(t, 0) >= 0) continue;
+    for (int c = 0; c < p.columns; c += 8) store_piece(p.back.y.at(t, c), Piece{});
+  }
+}
+
+/// y from the sums in this thread's registers; with `Back` put back, too.
+template <bool Biased, bool Back, class T>
+__device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, int group,
+                           RowTokens<T> const& tokens) {
   TileBiases<T, Biased> const biases{p.bias, tile, 0};
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4, q = lane % 4;
   Index const row = tile.begin + 64 * group + 16 * warp + lane / 4;
@@ -117,7 +158,14 @@ __device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, Gr
         x.words[c] = Biased ? round_pair<T>(two[0] + bias[c].x, two[1] + bias[c].y) : round_pair<T>(two[0], two[1]);
       }
       turn_piece(x);
-      if (32 * span + 8 * q < columns && row + 8 * lower < tile.end) store_piece(first + 8 * lower * p.y.stride + 32 * span, x);
+      if (32 * span + 8 * q >= columns || row + 8 * lower >= tile.end) continue;
+      store_piece(first + 8 * lower * p.y.stride + 32 * span, x);
+      if (!Back || !tokens.to[lower]) continue;
+      float scaled[8];
+      widen_piece<T>(x, scaled);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) scaled[i] = fmaf(tokens.weight[lower], scaled[i], 0.0f);
+      store_piece(tokens.to[lower] + tile.column + 32 * span + 8 * q, round_piece<T>(scaled));
     }
   }
 }
@@ -354,6 +402,8 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
           __syncwarp();
           if (leads) barrier_arrive(waiting_empty);
         }
+      } else if (p.back.y) {
+        clear_dropped(p, Index{blockIdx.x} * 96 + threadIdx.x - 32, Index{gridDim.x} * 96);
       }
       return;
     }
@@ -378,11 +428,13 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
     if (leads) pipeline.finish();
   } else {
     take_registers<Tuning::consumer_registers>();
-    bool const biased = End != RowsEnd::d_hidden && p.bias;
+    bool const biased = End != RowsEnd::d_hidden && p.bias, back = !Tuning::apart && p.back.y;
+    RowTokens<T> tokens;
     float sums[128];
     for (unsigned parity = 1;; parity ^= 1) {
       tile = pipeline.wait_note();
       bool const more = tile.expert >= 0, there = more && !(tile.low && group == 1);
+      if (back && there) tokens.find(p, tile, group);
       if (more) {
         if (!there)
           pass_tile(pipeline, p.depth);
@@ -401,10 +453,15 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
         if (threadIdx.x == 128 * Tuning::others) waiting_tile = tile;
         __syncwarp();
         if (leads) barrier_arrive(waiting_full);
-      } else if (there && biased) {
-        store_sums<true>(sums, p, tile, group);
       } else if (there) {
-        store_sums<false>(sums, p, tile, group);
+        if (biased && back)
+          store_sums<true, true>(sums, p, tile, group, tokens);
+        else if (biased)
+          store_sums<true, false>(sums, p, tile, group, tokens);
+        else if (back)
+          store_sums<false, true>(sums, p, tile, group, tokens);
+        else
+          store_sums<false, false>(sums, p, tile, group, tokens);
       }
       if (!more) break;
     }

@@ -283,6 +283,70 @@ GPU_TEST_TEMPLATE("expert_mlp on a GPU: any strides give what contiguous memory 
   }
 }
 
+GPU_TEST_TEMPLATE("expert_mlp on a GPU: rows put back are what combine and gather_tokens_backward make of them, bit for bit", T,
+                  float, Half, bf16) {
+  Cuda const ctx;
+  for (Index k : {1, 2})
+    for (auto const& counts : {std::vector<Index>{127, 130, 0, 301}, {3, 0, 7}})
+      for (Index D : {264, 31}) {
+        INFO(concat(k, " slots, ", counts.size(), " experts, D ", D));
+        Problem<T> const p{Size{counts, D, 136, Activation::gelu_erf, true, k == 1, true, 6}};
+        Tensor<Index, 1> order{Shape{p.rows}};
+        Tensor<Index, 2> places{Shape{p.rows / k, k}};
+        for (Index& place : places) place = -1;
+        for (Index r = 0; r < p.rows; ++r) {
+          Index const assignment = (r * 7 + 3) % p.rows;
+          order(r) = r < p.offsets(p.E) ? assignment : -1;
+          if (order(r) >= 0) places(assignment / k, assignment % k) = r;
+        }
+        auto const weights = random_tensor<accumulator_t<T>>(places.shape(), 11);
+        auto const x = to_device(ctx, p.x), d_y = to_device(ctx, p.d_y);
+        auto const fc1 = to_device(ctx, p.fc1), fc2 = to_device(ctx, p.fc2);
+        auto const bias1 = to_device(ctx, p.bias1), bias2 = to_device(ctx, p.bias2);
+        auto const offsets = to_device(ctx, p.offsets), device_order = to_device(ctx, order);
+        auto const device_places = to_device(ctx, places);
+        auto const device_weights = to_device(ctx, weights);
+        DeviceTensor<T, 2> const y{ctx, p.x.shape()}, d_x{ctx, p.x.shape()};
+        Shape<2> const tokens{p.rows / k, D};
+        DeviceTensor<T, 2> const back{ctx, tokens}, combined{ctx, tokens}, d_back{ctx, tokens}, gathered{ctx, tokens};
+        for (auto const* out : {&back, &d_back}) upload(ctx, p.start().x.view().slice(0, 0, tokens[0]), out->view());
+        expert_mlp(ctx, ExpertMlpArgs<T>{.x = x.view(),
+                                         .offsets = offsets.view(),
+                                         .fc1 = fc1.view(),
+                                         .bias1 = p.s.biases ? View<T const, 2>{bias1.view()} : View<T const, 2>{},
+                                         .fc2 = fc2.view(),
+                                         .bias2 = p.s.biases ? View<T const, 2>{bias2.view()} : View<T const, 2>{},
+                                         .activation = p.s.kind,
+                                         .gated = true,
+                                         .y = y,
+                                         .back = {.order = device_order.view(),
+                                                  .places = device_places.view(),
+                                                  .weights = device_weights.view(),
+                                                  .y = back}});
+        combine(ctx,
+                CombineArgs<T>{.x = y.view(), .places = device_places.view(), .weights = device_weights.view(), .y = combined});
+        CHECK(same_bits(to_host(ctx, back), to_host(ctx, combined)));
+        expert_mlp_backward(
+            ctx, ExpertMlpBackwardArgs<T>{.x = x.view(),
+                                          .offsets = offsets.view(),
+                                          .fc1 = fc1.view(),
+                                          .bias1 = p.s.biases ? View<T const, 2>{bias1.view()} : View<T const, 2>{},
+                                          .fc2 = fc2.view(),
+                                          .activation = p.s.kind,
+                                          .gated = true,
+                                          .d_y = d_y.view(),
+                                          .d_x = d_x,
+                                          .back = {.order = device_order.view(), .places = device_places.view(), .y = d_back}});
+        gather_tokens_backward(ctx, GatherBackwardArgs<T>{.places = device_places.view(), .d_y = d_x.view(), .d_x = gathered});
+        CHECK(same_bits(to_host(ctx, d_back), to_host(ctx, gathered)));
+        // The same tokens through the other context, which puts rows back in a second step.
+        Tensor<T, 2> const of_y = to_host(ctx, y), of_back = to_host(ctx, back);
+        Tensor<T, 2> there{tokens};
+        combine(Reference{}, CombineArgs<T>{.x = of_y, .places = places, .weights = weights, .y = there});
+        CHECK_CLOSE(verify::compare_with(of_back.view(), converted<double>(there).view(), within<T>({.terms = 2, .scale = 1})));
+      }
+}
+
 GPU_TEST("expert_mlp on a GPU: h kept or computed again gives the same gradients, bit for bit") {
   Cuda const ctx;
   for (Index D : {64, 31}) {

@@ -30,8 +30,8 @@ struct ExpertMlpArgs {
   View<T const, 2> bias2{};        ///< optional (E, D)
   Activation activation = Activation::identity;
   bool gated = false;
-  View<T, 2> y{};       ///< (rows, D)
-  View<T, 2> hidden{};  ///< optional (rows, F1) out: h, for the backward pass
+  View<T, 2> y{};         ///< (rows, D)
+  View<T, 2> hidden{};    ///< optional (rows, F1) out: h, for the backward pass
   PutBackArgs<T> back{};  ///< optional: y put back to its tokens, with their weights
 };
 
@@ -39,7 +39,9 @@ namespace detail {
 
 /// A context whose operations put rows back themselves; for the others it is done after them.
 template <class Ctx>
-concept PutsRowsBack = requires { requires Ctx::puts_rows_back; };
+concept PutsRowsBack = requires {
+  requires Ctx::puts_rows_back;
+};
 
 template <class T>
 void check_put_back(char const* op, PutBackArgs<T> const& back, Shape<2> const& rows) {
@@ -89,11 +91,11 @@ struct expert_mlp_fn {
 /// Shapes: x, y (rows, D); offsets (E + 1); fc1 (E, F1, D); bias1 (E, F1); fc2 (E, D, F); bias2 (E, D); hidden (rows, F1). An
 /// expert may have no rows. Rows from offsets[E] on, which `dispatch` leaves to dropped assignments, are neither read nor written.
 /// With `back.y` (tokens, D) it is what `combine` makes of y, to the bit; `back.order` and `back.places` are of the same `dispatch`
-/// as offsets. Any strides. Stored in `T`, h and a as well: each is rounded once; all sums and the non-linearity are in accumulator_t<T>. On
-/// `Cpu` the result is the same bit for bit on any number of threads. `y` may be `x`; nothing else may alias. Does not synchronise.
-/// Throws `shape_error` naming the argument that disagrees, `value_error` on an unknown activation and on offsets that do not rise
-/// from 0 to at most `rows`; nothing is written then.
-/// Source: Anthony et al. 2024, arXiv:2402.01771; gated units Shazeer 2020, arXiv:2002.05202.
+/// as offsets. Any strides. Stored in `T`, h and a as well: each is rounded once; all sums and the non-linearity are in
+/// accumulator_t<T>. On `Cpu` the result is the same bit for bit on any number of threads. `y` may be `x`; nothing else may alias.
+/// Does not synchronise. Throws `shape_error` naming the argument that disagrees, `value_error` on an unknown activation and on
+/// offsets that do not rise from 0 to at most `rows`; nothing is written then. Source: Anthony et al. 2024, arXiv:2402.01771; gated
+/// units Shazeer 2020, arXiv:2002.05202.
 inline constexpr detail::expert_mlp_fn expert_mlp{};
 
 }  // namespace blackmamba

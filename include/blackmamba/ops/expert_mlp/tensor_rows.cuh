@@ -112,7 +112,8 @@ struct RowTokens {
 
   /// Asked for before the sums are made, which hides how long it takes.
   __device__ void find(RowsProduct<T> const& p, GroupTile const& tile, int group) {
-    Index const first = tile.begin + 64 * group + 16 * (static_cast<int>(threadIdx.x) / 32 % 4) + static_cast<int>(threadIdx.x) % 32 / 4;
+    Index const first =
+        tile.begin + 64 * group + 16 * (static_cast<int>(threadIdx.x) / 32 % 4) + static_cast<int>(threadIdx.x) % 32 / 4;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
       to[lower] = nullptr;

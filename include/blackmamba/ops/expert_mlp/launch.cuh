@@ -146,7 +146,7 @@ template <class T, class... Products>
 bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, AlongRows<T> const& first,
                     Products const&... others) {
   using Tuning = WeightsTuning;
-  WeightsProducts p;
+  WeightsProducts p{};
   p.groups = groups, p.turns = turns;
   Index tiles = 0;
   auto const add = [&](AlongRows<T> const& of) {

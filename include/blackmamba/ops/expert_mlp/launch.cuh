@@ -85,28 +85,49 @@ void expert_sums(Cuda const& ctx, char const* op, Groups const& groups, View<T c
   check_launch(op);
 }
 
-/// Launches a kernel whose blocks stay on their multiprocessors, one on each or, in pairs, two on each two. It may start before the
-/// kernels before it have ended.
+/// How many pairs of a kernel's blocks a context's device runs at once: not always half as many as it has multiprocessors.
+class PairTable {
+ public:
+  template <class Kernel>
+  int most(Kernel* kernel, cudaLaunchConfig_t const& config) {
+    auto const* const key = reinterpret_cast<void const*>(kernel);
+    for (auto const& [known, count] : known_)
+      if (known == key) return count;
+    int count = 0;
+    check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "cudaOccupancyMaxActiveClusters");
+    known_.emplace_back(key, std::max(count, 1));
+    return known_.back().second;
+  }
+
+ private:
+  std::vector<std::pair<void const*, int>> known_;
+};
+
+/// Launches a kernel whose blocks stay on their multiprocessors, as many as run at once, one by one or in pairs. It may start
+/// before the kernels before it have ended.
 template <bool Pairs, class Product>
 void launch_tensor(Cuda const& ctx, char const* op, void (*kernel)(Product), Index tiles, unsigned threads, unsigned bytes,
                    Product const& p) {
-  constexpr unsigned together = Pairs ? 2 : 1;
-  auto& table = ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); });
+  bool const overlaps =
+      ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); }).allows(kernel, bytes);  // allows the memory, too
   cudaLaunchAttribute attributes[2]{};
-  unsigned count = 0;
-  if (table.allows(kernel, bytes)) {
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (Pairs) {
-    auto& of_pair = attributes[count].val.clusterDim;
-    of_pair.x = together, of_pair.y = of_pair.z = 1;
-    attributes[count++].id = cudaLaunchAttributeClusterDimension;
-  }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3{together * tile_blocks(op, tiles, std::max(ctx.multiprocessors() / static_cast<int>(together), 1))};
-  config.blockDim = dim3{threads}, config.dynamicSmemBytes = bytes, config.stream = ctx.stream();
-  config.attrs = attributes, config.numAttrs = count;
+  config.blockDim = dim3{threads}, config.dynamicSmemBytes = bytes, config.stream = ctx.stream(), config.attrs = attributes;
+  if constexpr (Pairs) {
+    auto& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = 2, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.gridDim = dim3{2};
+    int const most = ctx.resource<PairTable>([] { return std::make_shared<PairTable>(); }).most(kernel, config);
+    config.gridDim = dim3{2 * tile_blocks(op, tiles, most)};
+  } else {
+    config.gridDim = dim3{tile_blocks(op, tiles, ctx.multiprocessors())};
+  }
+  if (overlaps) {
+    auto& attribute = attributes[config.numAttrs++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
   check_cuda(cudaLaunchKernelEx(&config, kernel, p), op);
 }
 

@@ -1,6 +1,11 @@
 #include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/causal_conv1d_backward.hpp>
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
+
 #include "cuda/support.cuh"
 
 using namespace blackmamba;
@@ -115,14 +120,57 @@ GPU_TEST("causal_conv1d on a GPU: forward and backward give the same bits twice,
   }
 }
 
-GPU_TEST("causal_conv1d on a GPU: offsets that leave the length touch nothing outside of it") {
+GPU_TEST("causal_conv1d on a GPU: offsets that are no sequences are told by the next wait, and touch nothing outside") {
   Cuda const ctx;
-  Tensor<Index, 1> wrong{Shape<1>{4}};
-  wrong(0) = -5, wrong(1) = 70, wrong(2) = 10, wrong(3) = 1000;
-  auto const offsets = to_device(ctx, wrong);
-  for (Index D : {7, 8}) {
-    OnDevice const device{ctx, Shape<3>{1, 99, D}};
-    device.run(offsets.view());
-    CHECK_NOTHROW(ctx.synchronize());
+  for (auto const& one : {std::pair<std::array<Index, 4>, char const*>{{-5, 70, 10, 1000}, "offsets[0] is -5"},
+                          {{10, 20, 50, 99}, "offsets[0] is 10"},
+                          {{0, 20, 10, 99}, "offsets[2] is 10"},
+                          {{0, 20, 30, 50}, "offsets[3] is 50"}}) {
+    char const* const first = one.second;
+    Tensor<Index, 1> host{Shape<1>{4}};
+    std::copy(one.first.begin(), one.first.end(), host.data());
+    auto const offsets = to_device(ctx, host);
+    for (Index D : {7, 8}) {
+      OnDevice const device{ctx, Shape<3>{1, 99, D}};
+      // The states of three sequences, and room around them that nothing may be written to.
+      Shape<3> const shape{5, 3, D};
+      auto const initial = to_device(ctx, random_tensor<bf16>(shape, 5));
+      auto const d_last = to_device(ctx, random_tensor<float>(shape, 6));
+      DeviceTensor<bf16, 3> const last{ctx, shape};
+      DeviceTensor<float, 3> const d_initial{ctx, shape};
+      detail::check_cuda(cudaMemsetAsync(last.data(), 0xff, static_cast<std::size_t>(last.size()) * 2, ctx.stream()), "memset");
+      detail::check_cuda(cudaMemsetAsync(d_initial.data(), 0xff, static_cast<std::size_t>(d_initial.size()) * 4, ctx.stream()),
+                         "memset");
+      auto const inner = [](auto const& states) { return states.view().slice(0, 1, 4); };
+      auto const expect_told = [&](char const* op) {
+        CHECK_THROWS_WITH_AS(ctx.synchronize(), concat(op, ": ", first, ", and offsets must ascend from 0 to the length").c_str(),
+                             value_error);
+      };
+      causal_conv1d(ctx, CausalConv1dArgs<bf16>{.x = device.x.view(),
+                                                .weight = device.weight.view(),
+                                                .bias = device.bias.view(),
+                                                .offsets = offsets.view(),
+                                                .initial_state = inner(initial),
+                                                .last_state = inner(last),
+                                                .y = device.y});
+      expect_told("causal_conv1d");
+      causal_conv1d_backward(ctx, CausalConv1dBackwardArgs<bf16>{.x = device.x.view(),
+                                                                 .weight = device.weight.view(),
+                                                                 .bias = device.bias.view(),
+                                                                 .offsets = offsets.view(),
+                                                                 .initial_state = inner(initial),
+                                                                 .d_y = device.d_y.view(),
+                                                                 .d_last_state = inner(d_last),
+                                                                 .d_x = device.d_x,
+                                                                 .d_weight = device.d_weight,
+                                                                 .d_bias = device.d_bias,
+                                                                 .d_initial_state = inner(d_initial)});
+      expect_told("causal_conv1d_backward");
+      auto const states = to_host(ctx, last);
+      auto const gradients = to_host(ctx, d_initial);
+      for (Index s : {0, 4})
+        for (Index k = 0; k < 3; ++k)
+          for (Index d = 0; d < D; ++d) CHECK((std::isnan(widen(states(s, k, d))) && std::isnan(gradients(s, k, d))));
+    }
   }
 }

@@ -1,8 +1,4 @@
-#include <blackmamba/ops/dispatch/backward_cuda.cuh>
-#include <blackmamba/ops/dispatch/cuda.cuh>
-#include <blackmamba/ops/dispatch/load_cuda.cuh>
-#include <blackmamba/ops/route/capacity_cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/dispatch.hpp>
 
 #include "cuda/support.cuh"

@@ -24,6 +24,7 @@
 #include <blackmamba/verify/problems/routing_rules.hpp>
 #include <blackmamba/verify/problems/selective_scan_backward.hpp>
 #include <blackmamba/verify/problems/softmax.hpp>
+#include <blackmamba/verify/problems/sum_squares.hpp>
 
 namespace test {
 
@@ -65,11 +66,15 @@ void check_float32(Ctx const& ctx) {
   FORWARD(AddProblem);
   FORWARD(DecayProblem);
   BACKWARD(DecayBackwardProblem);
+  FORWARD(ExpandHeadsProblem);
+  BACKWARD(ExpandHeadsBackwardProblem);
+  FORWARD(SumSquaresProblem);
   FORWARD(SoftmaxProblem);
   FORWARD(LogSoftmaxProblem);
   FORWARD(CrossEntropyProblem);
   BACKWARD(CrossEntropyBackwardProblem);
   BACKWARD(EmbeddingBackwardProblem);
+  BACKWARD(GatherBackwardProblem);
   FORWARD(CombineProblem);
   BACKWARD(CombineBackwardProblem);
   FORWARD(RouteScoresProblem);

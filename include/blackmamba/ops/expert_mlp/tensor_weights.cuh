@@ -122,6 +122,8 @@ __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kern
       add_sums(sums, p, tile.expert, tile.m + 64 * group, tile.n, tile.narrow ? Tensor::columns / 2 : Tensor::columns);
     }
   }
+#else
+  __trap();  // the host has asked `has_wgmma`; where files for several architectures are mixed it can be told wrong
 #endif
 }
 

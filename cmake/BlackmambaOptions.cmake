@@ -64,7 +64,7 @@ if(NOT BLACKMAMBA_CUDA STREQUAL "OFF" AND (BLACKMAMBA_BUILD_TESTS OR BLACKMAMBA_
       enable_language(CUDA)
       set(blackmamba_cuda ON)
     elseif(BLACKMAMBA_CUDA STREQUAL "ON")
-      message(FATAL_ERROR "BLACKMAMBA_CUDA is ON and no CUDA compiler works here. Put nvcc (CUDA 12 or later) on the PATH, "
+      message(FATAL_ERROR "BLACKMAMBA_CUDA is ON and no CUDA compiler works here. Put nvcc (CUDA 12.3 or later) on the PATH, "
                           "or name it with -DCMAKE_CUDA_COMPILER=/path/to/nvcc")
     endif()
   endif()

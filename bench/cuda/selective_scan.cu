@@ -103,7 +103,7 @@ void run_scan(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
               scalar_traits<T>::name, c.B, c.D, c.L, ms, bytes / ms * 1e-6, 1e5 * bytes / ms / ceilings.bytes_per_second,
               exps / ms * 1e-6, 1e5 * exps / ms / ceilings.exps_per_second, floor, 100 * floor / ms, c.peer_milliseconds,
               c.peer_milliseconds > 0 ? concat(static_cast<int>(100 * c.peer_milliseconds / ms) / 100.0, "x").c_str() : "-",
-              comparison.error / comparison.scale, comparison.share);
+              comparison.scaled(), comparison.share);
 }
 
 template <class T>

@@ -116,7 +116,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
                                                  [&](double e, double scale) { return verify::allowed_error<T>(cost, e, scale); });
     all_right = all_right && comparison;
     if (!comparison) std::printf("WRONG %s: %s\n", name, comparison.describe().c_str());
-    worst = std::max(worst, comparison.error / comparison.scale), share = std::max(share, comparison.share);
+    worst = std::max(worst, comparison.scaled()), share = std::max(share, comparison.share);
   };
   compare("d_u", of(b0.d_u), d_u), compare("d_delta", of(b0.d_delta), d_delta), compare("d_z", of(b0.d_z), d_z);
 

@@ -98,7 +98,7 @@ void write_results(std::string const& path, Comparison const& comparison) {
                         s.tokens, decimal(run.seconds), csv_field(run.stopped));
     for (double const x : {s.training_loss, s.loss, s.bits_per_byte, s.perplexity, s.max_vio, s.entropy, s.dead, s.dropped,
                            s.confidence, s.moved, s.churn, s.class_information, s.tokens_per_second})
-      text += "," + decimal(x);
+      text.append(",").append(decimal(x));
     text += "\n";
   }
   io::AtomicFile file{path};

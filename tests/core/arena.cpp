@@ -1,6 +1,10 @@
 #include <blackmamba/core/arena.hpp>
 
 #include <cstdint>
+#include <cstring>
+#include <new>
+#include <utility>
+#include <vector>
 
 #include "support/op_test.hpp"
 
@@ -127,4 +131,99 @@ TEST_CASE("arena: zeros are zeros where other values lay before") {
   }
   auto const scope = arena.scope();
   CHECK(arena.take_zeros<int>(Shape<1>{100})(99) == 0);
+}
+
+namespace {
+
+/// Memory of `limit` bytes, and what went wrong with it.
+struct Small {
+  std::size_t limit, used = 0;
+  bool broken = false;
+  std::vector<std::pair<void*, std::size_t>> blocks{};
+
+  MemoryResource resource() {
+    return {[](void* owner, std::size_t bytes, std::size_t alignment) -> void* {
+              auto& self = *static_cast<Small*>(owner);
+              if (self.broken) throw error("the device is lost");
+              if (self.used + bytes > self.limit) throw memory_error(concat("no ", bytes, " bytes"));
+              self.used += bytes;
+              void* const memory = ::operator new (bytes, std::align_val_t{alignment});
+              self.blocks.emplace_back(memory, bytes);
+              return memory;
+            },
+            [](void* owner, void* memory, std::size_t alignment) {
+              auto& self = *static_cast<Small*>(owner);
+              for (auto& [block, bytes] : self.blocks)
+                if (block == memory) self.used -= bytes, block = nullptr;
+              ::operator delete (memory, std::align_val_t{alignment});
+            },
+            [](void*, void* memory, std::size_t bytes) { std::memset(memory, 0, bytes); }, this};
+  }
+};
+
+}  // namespace
+
+TEST_CASE("arena: where there is not as much again, it takes no more than it was asked for") {
+  Small memory{.limit = 1 << 20};
+  Arena arena{memory.resource()};
+  {
+    auto const scope = arena.scope();
+    arena.take<char>(Shape<1>{600'000});
+    CHECK_NOTHROW(arena.take<char>(Shape<1>{100'000}));
+    CHECK_THROWS_AS(arena.take<char>(Shape<1>{500'000}), memory_error);
+    CHECK_NOTHROW(arena.take<char>(Shape<1>{100'000}));
+  }
+  CHECK(arena.capacity() == arena.peak());
+}
+
+TEST_CASE("arena: a scope that ends where memory answers with errors does not end the program") {
+  Small memory{.limit = 1 << 20};
+  Arena arena{memory.resource()};
+  {
+    auto const scope = arena.scope();
+    arena.take<char>(Shape<1>{100'000});
+    arena.take<char>(Shape<1>{100'000});
+    memory.broken = true;
+  }
+  CHECK(arena.in_use() == 0);
+  CHECK_THROWS_WITH_AS(arena.take<char>(Shape<1>{1}), "the device is lost", error);
+  memory.broken = false;
+  CHECK_NOTHROW(arena.take<char>(Shape<1>{1}));
+}
+
+TEST_CASE("arena: held blocks stay memory when the arena has moved on, and are given back after") {
+  Small memory{.limit = 1 << 24};
+  Arena arena{memory.resource()};
+  {
+    auto const scope = arena.scope();
+    arena.take<char>(Shape<1>{100'000});
+  }
+  auto const before = memory.used;
+  char* recorded = nullptr;
+  auto held = arena.hold();
+  {
+    auto const scope = arena.scope();
+    recorded = arena.take<char>(Shape<1>{100'000}).data();
+    arena.take<char>(Shape<1>{1'000'000});
+  }
+  CHECK(memory.used == before + arena.capacity());
+  recorded[99'999] = 7;  // what the address sanitizer would see
+  {
+    auto const scope = arena.scope();
+    CHECK(arena.take<char>(Shape<1>{100'000}).data() != recorded);
+  }
+  held.clear();
+  CHECK(memory.used == arena.capacity());
+}
+
+TEST_CASE("arena: sealed for a while, it is then as it was before") {
+  Arena arena{256};
+  {
+    Arena::Sealed const outer{arena};
+    { Arena::Sealed const inner{arena}; }
+    auto const scope = arena.scope();
+    CHECK_THROWS_AS(arena.take<char>(Shape<1>{257}), memory_error);
+  }
+  auto const scope = arena.scope();
+  CHECK_NOTHROW(arena.take<char>(Shape<1>{257}));
 }

@@ -1,5 +1,10 @@
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/problems/causal_conv1d.hpp>
+#include <blackmamba/verify/problems/causal_conv1d_backward.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <utility>
 
 #include "cuda/support.cuh"
 
@@ -7,12 +12,10 @@ using namespace blackmamba;
 using Half = blackmamba::half;
 using test::random_tensor;
 using test::same_bits;
+using verify::CausalConv1dBackwardProblem;
 using verify::CausalConv1dProblem;
 using verify::CausalConv1dSize;
 using verify::CausalConv1dStepProblem;
-using verify::Cost;
-using verify::Inputs;
-using verify::Output;
 
 namespace {
 
@@ -32,73 +35,6 @@ std::vector<CausalConv1dSize> sizes() {
     }
   return out;
 }
-
-}  // namespace
-
-namespace test {
-
-/// The gradients, as a problem that the library's check knows how to judge.
-template <Scalar T>
-struct BackwardProblem {
-  using Size = CausalConv1dSize;
-  using Acc = accumulator_t<T>;
-  static constexpr char const* name = "causal_conv1d_backward";
-  static constexpr auto operation = causal_conv1d_backward;
-  static std::vector<Size> sizes() { return CausalConv1dProblem<T>::sizes(); }
-
-  Size size;
-  Tensor<T, 3> x, d_y;
-  Tensor<T, 2> weight;
-  Tensor<T, 1> bias;
-  Tensor<Index, 1> offsets;
-  Tensor<T, 3> initial_state;
-  Tensor<Acc, 3> d_last_state;
-  Tensor<Acc, 2> d_weight;
-  Tensor<Acc, 1> d_bias;
-  Tensor<T, 3> d_x;
-  Tensor<Acc, 3> d_initial_state;
-
-  template <class Stored>
-  BackwardProblem(Size const& s, Inputs<Stored>& in)
-      : size{s},
-        x{in.template storage<T>(Shape<3>{s.batch, s.L, s.D})},
-        d_y{in.template storage<T>(Shape<3>{s.batch, s.L, s.D})},
-        weight{in.template storage<T>(Shape<2>{s.D, s.K})},
-        bias{in.template storage<T>(Shape<1>{s.D})},
-        offsets{in.offsets(s.packed, s.L)},
-        initial_state{in.template storage<T>(Shape<3>{s.packed ? s.packed : s.batch, s.K - 1, s.D})},
-        d_last_state{in.template accumulator<Acc>(initial_state.shape())},
-        d_weight{in.template accumulator<Acc>(Shape<2>{s.D, s.K})},
-        d_bias{in.template accumulator<Acc>(Shape<1>{s.D})},
-        d_x{verify::unwritten<T>(x.shape())},
-        d_initial_state{verify::unwritten<Acc>(initial_state.shape())} {}
-
-  auto args(auto& place) {
-    return CausalConv1dBackwardArgs<T>{.x = place.in(x),
-                                       .weight = place.in(weight),
-                                       .bias = place.in(bias, size.with_bias),
-                                       .offsets = place.in(offsets, size.packed > 0),
-                                       .initial_state = place.in(initial_state, size.with_state),
-                                       .silu = size.silu,
-                                       .d_y = place.in(d_y),
-                                       .d_last_state = place.in(d_last_state, size.with_state),
-                                       .d_x = place.out(d_x),
-                                       .d_weight = place.out(d_weight),
-                                       .d_bias = place.out(d_bias, size.with_bias),
-                                       .d_initial_state = place.out(d_initial_state)};
-  }
-
-  auto outputs() const {
-    // An element sums up to K outputs, a weight all of them, and each knows its own K inputs.
-    Cost const cost{.terms = static_cast<double>(2 * size.K + size.batch * size.L), .scale = 1};
-    return std::tuple{Output{"d_x", d_x, cost}, Output{"d_weight", d_weight, cost}, Output{"d_bias", d_bias, cost, size.with_bias},
-                      Output{"d_initial_state", d_initial_state, cost}};
-  }
-};
-
-}  // namespace test
-
-namespace {
 
 /// A convolution on the device, its gradients and its outputs.
 struct OnDevice {
@@ -165,8 +101,8 @@ GPU_TEST_TEMPLATE("causal_conv1d_step on a GPU: every shape, width and option ag
 
 GPU_TEST_TEMPLATE("causal_conv1d_backward on a GPU: every shape, width and option agrees with the double reference", T, float,
                   double, Half, bf16) {
-  expect_right(verify::check<test::BackwardProblem, T>(Cuda{}));
-  expect_right(verify::check<test::BackwardProblem, T>(Cuda{}, {}, sizes()));
+  expect_right(verify::check<CausalConv1dBackwardProblem, T>(Cuda{}));
+  expect_right(verify::check<CausalConv1dBackwardProblem, T>(Cuda{}, {}, sizes()));
 }
 
 GPU_TEST("causal_conv1d on a GPU: forward and backward give the same bits twice, and in a graph that allocates nothing") {
@@ -184,14 +120,57 @@ GPU_TEST("causal_conv1d on a GPU: forward and backward give the same bits twice,
   }
 }
 
-GPU_TEST("causal_conv1d on a GPU: offsets that leave the length touch nothing outside of it") {
+GPU_TEST("causal_conv1d on a GPU: offsets that are no sequences are told by the next wait, and touch nothing outside") {
   Cuda const ctx;
-  Tensor<Index, 1> wrong{Shape<1>{4}};
-  wrong(0) = -5, wrong(1) = 70, wrong(2) = 10, wrong(3) = 1000;
-  auto const offsets = to_device(ctx, wrong);
-  for (Index D : {7, 8}) {
-    OnDevice const device{ctx, Shape<3>{1, 99, D}};
-    device.run(offsets.view());
-    CHECK_NOTHROW(ctx.synchronize());
+  for (auto const& one : {std::pair<std::array<Index, 4>, char const*>{{-5, 70, 10, 1000}, "offsets[0] is -5"},
+                          {{10, 20, 50, 99}, "offsets[0] is 10"},
+                          {{0, 20, 10, 99}, "offsets[2] is 10"},
+                          {{0, 20, 30, 50}, "offsets[3] is 50"}}) {
+    char const* const first = one.second;
+    Tensor<Index, 1> host{Shape<1>{4}};
+    std::copy(one.first.begin(), one.first.end(), host.data());
+    auto const offsets = to_device(ctx, host);
+    for (Index D : {7, 8}) {
+      OnDevice const device{ctx, Shape<3>{1, 99, D}};
+      // The states of three sequences, and room around them that nothing may be written to.
+      Shape<3> const shape{5, 3, D};
+      auto const initial = to_device(ctx, random_tensor<bf16>(shape, 5));
+      auto const d_last = to_device(ctx, random_tensor<float>(shape, 6));
+      DeviceTensor<bf16, 3> const last{ctx, shape};
+      DeviceTensor<float, 3> const d_initial{ctx, shape};
+      detail::check_cuda(cudaMemsetAsync(last.data(), 0xff, static_cast<std::size_t>(last.size()) * 2, ctx.stream()), "memset");
+      detail::check_cuda(cudaMemsetAsync(d_initial.data(), 0xff, static_cast<std::size_t>(d_initial.size()) * 4, ctx.stream()),
+                         "memset");
+      auto const inner = [](auto const& states) { return states.view().slice(0, 1, 4); };
+      auto const expect_told = [&](char const* op) {
+        CHECK_THROWS_WITH_AS(ctx.synchronize(), concat(op, ": ", first, ", and offsets must ascend from 0 to the length").c_str(),
+                             value_error);
+      };
+      causal_conv1d(ctx, CausalConv1dArgs<bf16>{.x = device.x.view(),
+                                                .weight = device.weight.view(),
+                                                .bias = device.bias.view(),
+                                                .offsets = offsets.view(),
+                                                .initial_state = inner(initial),
+                                                .last_state = inner(last),
+                                                .y = device.y});
+      expect_told("causal_conv1d");
+      causal_conv1d_backward(ctx, CausalConv1dBackwardArgs<bf16>{.x = device.x.view(),
+                                                                 .weight = device.weight.view(),
+                                                                 .bias = device.bias.view(),
+                                                                 .offsets = offsets.view(),
+                                                                 .initial_state = inner(initial),
+                                                                 .d_y = device.d_y.view(),
+                                                                 .d_last_state = inner(d_last),
+                                                                 .d_x = device.d_x,
+                                                                 .d_weight = device.d_weight,
+                                                                 .d_bias = device.d_bias,
+                                                                 .d_initial_state = inner(d_initial)});
+      expect_told("causal_conv1d_backward");
+      auto const states = to_host(ctx, last);
+      auto const gradients = to_host(ctx, d_initial);
+      for (Index s : {0, 4})
+        for (Index k = 0; k < 3; ++k)
+          for (Index d = 0; d < D; ++d) CHECK((std::isnan(widen(states(s, k, d))) && std::isnan(gradients(s, k, d))));
+    }
   }
 }

@@ -1,8 +1,4 @@
-#include <blackmamba/ops/dispatch/backward_cuda.cuh>
-#include <blackmamba/ops/dispatch/cuda.cuh>
-#include <blackmamba/ops/dispatch/load_cuda.cuh>
-#include <blackmamba/ops/route/capacity_cuda.cuh>
-#include <blackmamba/verify/placement.cuh>
+#include <blackmamba/cuda.cuh>
 #include <blackmamba/verify/problems/dispatch.hpp>
 
 #include "cuda/support.cuh"
@@ -307,15 +303,9 @@ GPU_TEST("dispatch on a GPU: both ends of a layer give the same bits twice, and 
   }
 }
 
-GPU_TEST("gather and combine on a GPU: matrices of more than 2^31 elements, row by row") {
+GPU_TEST_WITH(10, "gather and combine on a GPU: matrices of more than 2^31 elements, row by row") {
   Cuda const ctx;
   Index const rows = 1'900'000, D = 1152;
-  std::size_t free_bytes = 0, all_bytes = 0;
-  detail::check_cuda(cudaMemGetInfo(&free_bytes, &all_bytes), "cudaMemGetInfo");
-  if (free_bytes < 10'000'000'000u) {
-    MESSAGE("not run: it takes 10 GB of the device's memory, of which " << free_bytes << " bytes are free");
-    return;
-  }
   DeviceTensor<bf16, 2> const x{ctx, Shape<2>{rows, D}}, y{ctx, Shape<2>{rows, D}};
   DeviceTensor<Index, 1> const order{ctx, Shape<1>{rows}};
   DeviceTensor<float, 2> const ones{ctx, Shape<2>{rows, 1}};

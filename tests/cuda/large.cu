@@ -29,13 +29,8 @@ DeviceTensor<T, Rank> filled(Cuda const& ctx, Shape<Rank> shape, unsigned stream
 
 }  // namespace
 
-GPU_TEST("selective_scan on a GPU: a tensor of more than 2^31 elements ends as its last part does from the state before it") {
-  std::size_t free = 0, total = 0;
-  detail::check_cuda(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  if (free < std::size_t{30} << 30) {
-    MESSAGE("skipped: this test takes 26 GB of the device, and ", free >> 30, " are free");
-    return;
-  }
+GPU_TEST_WITH(30,
+              "selective_scan on a GPU: a tensor of more than 2^31 elements ends as its last part does from the state before it") {
   Cuda const ctx;
   Index const D = 2304, N = 16, part = 4096, L = (Index{1} << 31) / D + part;
   CHECK(L * D > Index{1} << 31);

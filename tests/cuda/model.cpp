@@ -219,3 +219,70 @@ GPU_TEST("models on a GPU: one that does not fit is a memory_error with its size
   model.initialise(1);
   CHECK(logits_of(model, some_tokens(Shape<2>{1, 3}, 1, 50)).size() == 150);
 }
+
+namespace {
+
+/// Logits (B, L, vocab) of one token after the other, as a recorded step gives them.
+template <class M>
+auto logits_of_steps(M const& model, Tensor<Token, 2> const& ids) {
+  using T = typename M::scalar;
+  auto const& ctx = model.ctx();
+  Index const B = ids.extent(0), L = ids.extent(1), V = model.dims().vocab;
+  auto state = model.make_state(B);
+  TensorOn<Cuda, Token, 1> const tokens{ctx, Shape<1>{B}};
+  TensorOn<Cuda, T, 2> const next{ctx, Shape<2>{B, V}};
+  Replay step{ctx, [&] { model.step(tokens, next, state); }};
+  Tensor<T, 3> out{Shape<3>{B, L, V}};
+  for (Index t = 0; t < L; ++t) {
+    Tensor<Token, 1> here{Shape<1>{B}};
+    for (Index b = 0; b < B; ++b) here(b) = ids(b, t);
+    upload(ctx, here.view(), tokens.view());
+    step();
+    auto const logits = download(ctx, next.view());
+    for (Index b = 0; b < B; ++b)
+      for (Index v = 0; v < V; ++v) out(b, t, v) = logits(b, v);
+  }
+  return out;
+}
+
+}  // namespace
+
+GPU_TEST_TEMPLATE(
+    "models on a GPU: recorded steps in narrow scalars come as near to exact logits as the CPU's pass, twice the same bits", T,
+    float, Half, bf16) {
+  Dims const d{.vocab = 200, .d_model = 128, .d_state = 16, .d_conv = 4, .d_ffn = 256, .n_experts = 4, .depth = 2};
+  for (Index const B : {1, 5}) {
+    auto const ids = some_tokens(Shape<2>{B, 12}, 4, 200);
+    Model<BlackMamba<>, T, Cpu> there{d, Cpu{}};
+    there.initialise(1);
+    Model<BlackMamba<>, double, Cpu> exact{d, Cpu{}};
+    for (Index i = 0; i < there.flat().size(); ++i) exact.flat().data()[i] = static_cast<double>(widen(there.flat().data()[i]));
+    Model<BlackMamba<>, T, Cuda> model{d, Cuda{}};
+    model.initialise(1);
+    auto const expected = test::forward(exact, ids);
+    auto const once = logits_of_steps(model, ids);
+    double const on_gpu = test::rms_error(once.view(), expected.view());
+    double const on_cpu = test::rms_error(test::forward(there, ids).view(), expected.view());
+    CHECK(on_gpu <= 2 * on_cpu + 1e-9);
+    CHECK(test::same_bits(logits_of_steps(model, ids), once));
+  }
+}
+
+GPU_TEST("models on a GPU: what is generated follows weights that change in between, and is the same each time") {
+  Dims const d{.vocab = 200, .d_model = 128, .d_state = 16, .d_conv = 4, .d_ffn = 256, .n_experts = 4, .depth = 2};
+  Token const prompt[] = {5, 60, 7};
+  auto const tokens_of = [&](auto const& model) {
+    auto const out = generate(model, prompt, {.max_new_tokens = 40, .sample = {.temperature = 1}});
+    return std::vector<Token>(out.begin(), out.end());
+  };
+  Model<BlackMamba<>, bf16, Cuda> model{d, Cuda{}}, other{d, Cuda{}};
+  model.initialise(1);
+  auto const first = tokens_of(model);
+  CHECK(tokens_of(model) == first);
+  model.initialise(2), other.initialise(2);
+  auto const second = tokens_of(model);
+  CHECK(second == tokens_of(other));
+  CHECK(second != first);
+  model.initialise(1);
+  CHECK(tokens_of(model) == first);
+}

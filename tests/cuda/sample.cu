@@ -1,4 +1,4 @@
-#include <blackmamba/ops/sample/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include <cmath>
 #include <vector>

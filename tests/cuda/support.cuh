@@ -19,6 +19,14 @@ inline bool gpu() {
   return there;
 }
 
+/// Whether there is one with so many GB free.
+inline bool gpu_with(std::size_t gigabytes) {
+  std::size_t free = 0, total = 0;
+  bool const there = gpu() && cudaMemGetInfo(&free, &total) == cudaSuccess && free >= gigabytes << 30;
+  if (gpu() && !there) std::printf("%zu GB of the GPU are free: a test that needs %zu is skipped\n", free >> 30, gigabytes);
+  return there;
+}
+
 template <class T, int Rank>
 bool same_bits(Tensor<T, Rank> const& a, Tensor<T, Rank> const& b) {
   return a.shape() == b.shape() &&
@@ -40,4 +48,5 @@ class Graph {
 
 /// A test that runs where there is a GPU, and is counted as skipped elsewhere.
 #define GPU_TEST(name) TEST_CASE(name* doctest::skip(!test::gpu()))
+#define GPU_TEST_WITH(gigabytes, name) TEST_CASE(name* doctest::skip(!test::gpu_with(gigabytes)))
 #define GPU_TEST_TEMPLATE(name, T, ...) TEST_CASE_TEMPLATE(name* doctest::skip(!test::gpu()), T, __VA_ARGS__)

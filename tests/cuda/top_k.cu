@@ -1,4 +1,4 @@
-#include <blackmamba/ops/top_k/cuda.cuh>
+#include <blackmamba/cuda.cuh>
 
 #include <cmath>
 #include <limits>

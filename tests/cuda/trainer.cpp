@@ -151,3 +151,34 @@ GPU_TEST("trainer on a GPU: a loss that is not finite is told, and leaves the we
   CHECK(test::same_bits(download(ctx, model.flat()), broken));
   CHECK(std::isnan(trainer.loss(batch)));
 }
+
+GPU_TEST("trainer on a GPU: a token outside of the vocabulary is told, and leaves the weights as they were") {
+  Cuda const ctx;
+  Model<Net, float, Cuda> model{dims_with(0), ctx};
+  model.initialise(2);
+  MemorySource source = text();
+  for (auto& document : source.text) document[30] = 16;
+  TrainingWindows<MemorySource> const windows{source, {.length = 25, .sequences = 8, .seed = 1}};
+  TokenBatch batch = windows.make_batch();
+  Trainer<Net, float, Cuda> trainer{model, {}};
+  Index position = 0;
+  auto const next = [&](Index) -> TokenBatch const& {
+    windows.fill(position, batch);
+    position += 8;
+    return batch;
+  };
+  Index refused = 0;
+  for (int i = 0; i < 5; ++i) {
+    auto const weights = download(ctx, model.flat());
+    Index const steps = trainer.steps();
+    try {
+      trainer.step(next);
+    } catch (value_error const& e) {
+      ++refused;
+      CHECK(std::string{e.what()}.find("is 16, ") != std::string::npos);  // as a token or, at the end of a window, as a target
+      CHECK(test::same_bits(download(ctx, model.flat()), weights));
+      CHECK(trainer.steps() == steps);
+    }
+  }
+  CHECK(refused > 0);
+}

@@ -1,4 +1,5 @@
-# Builds and runs outside/ in an empty folder SCRATCH, in one WAY: find_package, add_subdirectory or include.
+# Builds and runs outside/ in an empty folder SCRATCH, in one WAY: find_package, add_subdirectory or include. With CUDA, its calls of
+# kernels are compiled as well, and not the kernels.
 
 cmake_minimum_required(VERSION 3.25)
 
@@ -23,7 +24,11 @@ else()
   set(library "-DBLACKMAMBA_SOURCE=${SOURCE}")
 endif()
 run(${CMAKE_COMMAND} -S "${outside}" -B "${SCRATCH}/build" -G "${GENERATOR}" "-DCMAKE_CXX_COMPILER=${COMPILER}"
-    "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "${library}")
+    "-DCMAKE_CXX_COMPILER_LAUNCHER=${LAUNCHER}" "-DCMAKE_CUDA_COMPILER=${CUDA}" "-DOUTSIDE_CUDA=${CUDA}" "${library}")
+if(CUDA)
+  run(${CMAKE_COMMAND} --build "${SCRATCH}/build" --target calls)
+  return()
+endif()
 run(${CMAKE_COMMAND} --build "${SCRATCH}/build")
 if(WAY STREQUAL "find_package")
   # The package that was found is the one just installed.

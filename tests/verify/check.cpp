@@ -31,6 +31,16 @@ void check_found_in(Report const& report, Relevant const& relevant) {
   }
 }
 
+/// A context that replaces one operation and keeps the rest.
+struct Forgetful : Cpu {
+  using Cpu::Cpu;
+};
+template <Scalar T>
+void selective_scan_on(Forgetful const& ctx, SelectiveScanArgs<T> args) {
+  args.D = {};
+  selective_scan_on(static_cast<Cpu const&>(ctx), args);
+}
+
 }  // namespace
 
 TEST_CASE_TEMPLATE("verify: a scan that forgets D is found wherever there is a D", T, float, double, half, bf16) {
@@ -215,4 +225,16 @@ struct Placement<Elsewhere> {
 TEST_CASE("verify: a context with memory of its own is checked through its placement") {
   test::check_report(check<RmsNormProblem, bf16>(Elsewhere{}));
   test::check_report(check<SelectiveScanProblem, float>(Elsewhere{}));
+}
+
+TEST_CASE("verify: two contexts that do the same agree, and one that errs is found against the other") {
+  auto const good = check_between<SelectiveScanProblem, bf16>(Cpu{2}, Reference{});
+  test::check_report(good);
+  CHECK(good.title == "selective_scan, bf16, cpu against reference");
+  auto const large =
+      check_between<SelectiveScanProblem, float>(Cpu{2}, Cpu{1}, {.seed = 3}, {{.batch = 2, .L = 300, .D = 40, .N = 16}});
+  test::check_report(large);
+  CHECK(large.results.size() == 2);
+  auto const report = check_between<SelectiveScanProblem, float>(Forgetful{}, Reference{});
+  check_found_in<SelectiveScanProblem<float>>(report, [](auto const& s) { return s.with_D && s.batch * s.L * s.D > 0; });
 }

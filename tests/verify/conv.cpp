@@ -1,4 +1,4 @@
-#include <blackmamba/verify/problems/causal_conv1d.hpp>
+#include <blackmamba/verify/problems/causal_conv1d_backward.hpp>
 
 #include "verify/support.hpp"
 
@@ -9,9 +9,11 @@ TEST_CASE_TEMPLATE("verify: convolutions hold to the table on every context, for
                    half, bf16) {
   test::check_contexts<CausalConv1dProblem, T>();
   test::check_contexts<CausalConv1dStepProblem, T>();
+  test::check_contexts<CausalConv1dBackwardProblem, T>();
 }
 
 TEST_CASE_TEMPLATE("verify: convolutions run with correctly rounded storage around exact arithmetic", T, bf16, half, float) {
   test::check_exact<CausalConv1dProblem, T>();
   test::check_exact<CausalConv1dStepProblem, T>();
+  test::check_exact<CausalConv1dBackwardProblem, T>();
 }

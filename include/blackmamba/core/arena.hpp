@@ -40,8 +40,9 @@ inline constexpr MemoryResource host_memory{
 /// A stack of tensors over blocks of memory, the host's unless said otherwise, every tensor aligned to a cache line.
 ///
 /// While it is being sized it grows by adding blocks, so views stay valid; when it next becomes empty the blocks are merged into
-/// one of the peak size. `seal()` turns any further growth into a `memory_error`, which is how "no allocation inside a step" is
-/// tested. Not thread-safe: parallel code takes its memory before it forks.
+/// one of the peak size, and what was recorded with the addresses of before must `hold()` them. `seal()` turns any further growth
+/// into a `memory_error`, which is how "no allocation inside a step" is tested. Not thread-safe: parallel code takes its memory
+/// before it forks.
 class Arena {
  public:
   static constexpr std::size_t alignment = 64;
@@ -96,6 +97,28 @@ class Arena {
   void seal() { sealed_ = true; }
   void unseal() { sealed_ = false; }
 
+  /// Sealed while it lives, and then as it was before.
+  class Sealed {
+   public:
+    explicit Sealed(Arena& arena) : arena_{&arena}, before_{std::exchange(arena.sealed_, true)} {}
+    Sealed(Sealed const&) = delete;
+    Sealed& operator=(Sealed const&) = delete;
+    ~Sealed() { arena_->sealed_ = before_; }
+
+   private:
+    Arena* arena_;
+    bool before_;
+  };
+
+  /// Holds on to the blocks of now: while it lives, their addresses stay memory, also after the arena has moved to a larger block.
+  /// Work that was recorded with addresses needs that.
+  using Hold = std::vector<std::shared_ptr<std::byte>>;
+  [[nodiscard]] Hold hold() const {
+    Hold out;
+    for (auto const& b : blocks_) out.push_back(b.memory);
+    return out;
+  }
+
   std::size_t in_use() const { return total_; }  ///< bytes taken now
   std::size_t peak() const { return peak_; }     ///< most bytes ever taken at once
   std::size_t capacity() const {
@@ -110,13 +133,24 @@ class Arena {
     void operator()(std::byte* p) const { resource.release(resource.owner, p, alignment); }
   };
   struct Block {
-    std::unique_ptr<std::byte[], Release> memory;
+    std::shared_ptr<std::byte> memory;
     std::size_t size;
   };
 
   Block allocate(std::size_t bytes) const {
     auto* const memory = static_cast<std::byte*>(resource_.allocate(resource_.owner, bytes, alignment));
-    return {std::unique_ptr<std::byte[], Release>{memory, Release{resource_}}, bytes};
+    return {std::shared_ptr<std::byte>{memory, Release{resource_}}, bytes};
+  }
+
+  /// A block for `bytes`, and as large as all before it where there is that much, so that blocks stay few.
+  Block grow(std::size_t bytes) const {
+    std::size_t const grown = blocks_.empty() ? first_block : capacity();
+    if (bytes >= grown) return allocate(bytes);
+    try {
+      return allocate(grown);
+    } catch (memory_error const&) {
+      return allocate(bytes);
+    }
   }
 
   void* take_bytes(std::size_t bytes) {
@@ -131,8 +165,7 @@ class Arena {
     if (block == blocks_.size()) {
       if (sealed_)
         throw memory_error(concat("a sealed arena of ", capacity(), " bytes, ", total_, " in use, was asked for ", bytes, " more"));
-      std::size_t const grown = blocks_.empty() ? first_block : capacity();
-      blocks_.push_back(allocate(bytes > grown ? bytes : grown));
+      blocks_.push_back(grow(bytes));
     }
     void* const memory = blocks_[block].memory.get() + used;
     block_ = block;
@@ -151,8 +184,8 @@ class Arena {
       block_ = used_ = 0;
       try {
         blocks_.push_back(allocate(peak_));
-      } catch (memory_error const&) {
-        // Called as a scope ends, so it must not throw: the next take allocates, or says what is missing.
+      } catch (error const&) {
+        // Called as a scope ends, so it must not throw, whatever a device answers: the next take allocates, or says what is wrong.
       }
     }
   }

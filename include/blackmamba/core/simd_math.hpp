@@ -87,6 +87,16 @@ inline pack<A> clamp(pack<A> x, A low, A high) {
 #endif
 }
 
+/// ln 2 in two parts. The upper one is cut so short that any exponent times it is exact.
+template <class A>
+inline constexpr A ln2_upper = 0x1.62e42fefap-1;
+template <>
+inline constexpr float ln2_upper<float> = 0x1.62e4p-1f;
+template <class A>
+inline constexpr A ln2_lower = 0x1.cf79abc9e3b3ap-40;
+template <>
+inline constexpr float ln2_lower<float> = 0x1.7f7d1cp-20f;
+
 /// x = n ln 2 + r with |r| ≤ ln(2)/2. The low bits of `shifted` are n + bias.
 template <class A>
 struct Reduced {
@@ -95,14 +105,13 @@ struct Reduced {
 template <class A, int bias>
 inline Reduced<A> reduce(pack<A> x) {
   constexpr bool single = std::is_same_v<A, float>;
-  // Adding 1.5 · 2^(fraction bits) rounds to an integer. ln 2 is cut so that n times its upper part is exact.
+  // Adding 1.5 · 2^(fraction bits) rounds to an integer.
   constexpr A shift = (single ? A(0x1.8p23) : A(0x1.8p52)) + A(bias);
-  constexpr A ln2_upper = single ? A(0x1.62e4p-1) : A(0x1.62e42fefap-1);
-  constexpr A ln2_lower = single ? A(0x1.7f7d1cf8p-20) : A(0x1.cf79abc9e3b398p-40);
   Reduced<A> out;
   out.shifted = x * A(0x1.71547652b82fep+0) + shift;
   out.n = out.shifted - shift;
-  out.r = (x - out.n * ln2_upper) - out.n * ln2_lower;
+  pack<A> const upper = x - out.n * ln2_upper<A>;
+  out.r = upper - out.n * ln2_lower<A>;
   return out;
 }
 
@@ -170,8 +179,6 @@ inline pack<A> log1p(pack<A> x) {
   constexpr int fraction = bits_of<A>::fraction;
   using U = bit_scalar<A>;
   constexpr A root_half = A(0x1.6a09e667f3bcdp-1);
-  constexpr A ln2_upper = single ? A(0x1.62e4p-1) : A(0x1.62e42fefap-1);
-  constexpr A ln2_lower = single ? A(0x1.7f7d1cf8p-20) : A(0x1.cf79abc9e3b398p-40);
   constexpr A integers = single ? A(0x1p23) : A(0x1p52);  // the fraction of integers + i is i
   constexpr U bias = 64;
 
@@ -189,8 +196,8 @@ inline pack<A> log1p(pack<A> x) {
   else
     q = polynomial(z, 0x1.5555555555558p-1, 0x1.99999999952b2p-2, 0x1.2492492df6947p-2, 0x1.c71c62debf86bp-3, 0x1.7462b69705382p-3,
                    0x1.39fe208c33457p-3, 0x1.2b5b5fb2eac92p-3);
-  pack<A> const small = s * (half_square + z * q) + (k * ln2_lower + select(near_one, pack<A>{}, lost));
-  pack<A> y = (f - (half_square - small)) + k * ln2_upper;
+  pack<A> const small = s * (half_square + z * q) + (k * ln2_lower<A> + select(near_one, pack<A>{}, lost));
+  pack<A> y = (f - (half_square - small)) + k * ln2_upper<A>;
   // Infinity and numbers whose square vanishes are their own answer; -1 has none that is finite, and below it there is none.
   auto const own = (absolute<A>(x) < std::numeric_limits<A>::epsilon() / 4) | (x > std::numeric_limits<A>::max());
   y = select(own, x, y);

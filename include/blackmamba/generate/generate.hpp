@@ -62,12 +62,13 @@ requires std::is_invocable_r_v<bool, OnTokens&, View<Token const, 1>> Index gene
   state.broadcast(first);
   for (Index b = 1; b < B; ++b) copy_within(ctx, logits.view()[0], logits.view()[b]);
 
+  bool const penalised = options.sample.repetition_penalty != 1;  // else a draw need not look at what there is
   auto const draw = [&] {
     sample(ctx, SampleArgs<T>{.logits = logits,
                               .options = options.sample,
                               .random = Random{options.seed},
                               .draws = draws,
-                              .history = history,
+                              .history = penalised ? history.view() : View<Token, 2>{},
                               .tokens = tokens});
     advance_sampling(ctx, AdvanceSamplingArgs{.tokens = tokens, .history = history, .column = column, .draws = draws});
   };

@@ -7,7 +7,7 @@
 ///     STORAGE(name, Args)      template <Scalar T> void name(Cuda const&, Args<T> const&)   for float, double, half, bf16
 ///     ACCUMULATOR(name, Args)  the same                                                     for float, double
 ///     PLAIN(name, Args)        template <std::derived_from<Cuda> Ctx> void name(Ctx const&, Args const&)
-///     CONVERSION(name, Args)   template <Scalar From, Scalar To> …                          from and to an accumulator
+///     CONVERSION(name, Args)   template <Scalar From, Scalar To> …                          every pair of the four
 
 #include <blackmamba/core/cuda/context.cuh>
 #include <blackmamba/ops/accumulate/accumulate.hpp>
@@ -182,13 +182,16 @@
   KEYWORD template void name<half>(Cuda const&, Args<half> const&); \
   KEYWORD template void name<bf16>(Cuda const&, Args<bf16> const&);
 #define BLACKMAMBA_FOR_PLAIN(KEYWORD, name, Args) KEYWORD template void name<Cuda>(Cuda const&, Args const&);
-#define BLACKMAMBA_FOR_CONVERSION(KEYWORD, name, Args)                                  \
-  KEYWORD template void name<float, float>(Cuda const&, Args<float, float> const&);     \
-  KEYWORD template void name<double, double>(Cuda const&, Args<double, double> const&); \
-  KEYWORD template void name<float, half>(Cuda const&, Args<float, half> const&);       \
-  KEYWORD template void name<float, bf16>(Cuda const&, Args<float, bf16> const&);       \
-  KEYWORD template void name<half, float>(Cuda const&, Args<half, float> const&);       \
-  KEYWORD template void name<bf16, float>(Cuda const&, Args<bf16, float> const&);
+#define BLACKMAMBA_FOR_CONVERSION_FROM(KEYWORD, name, Args, From)                   \
+  KEYWORD template void name<From, float>(Cuda const&, Args<From, float> const&);   \
+  KEYWORD template void name<From, double>(Cuda const&, Args<From, double> const&); \
+  KEYWORD template void name<From, half>(Cuda const&, Args<From, half> const&);     \
+  KEYWORD template void name<From, bf16>(Cuda const&, Args<From, bf16> const&);
+#define BLACKMAMBA_FOR_CONVERSION(KEYWORD, name, Args)        \
+  BLACKMAMBA_FOR_CONVERSION_FROM(KEYWORD, name, Args, float)  \
+  BLACKMAMBA_FOR_CONVERSION_FROM(KEYWORD, name, Args, double) \
+  BLACKMAMBA_FOR_CONVERSION_FROM(KEYWORD, name, Args, half)   \
+  BLACKMAMBA_FOR_CONVERSION_FROM(KEYWORD, name, Args, bf16)
 
 #define BLACKMAMBA_EXTERN_ACCUMULATOR(name, Args) BLACKMAMBA_FOR_ACCUMULATORS(extern, name, Args)
 #define BLACKMAMBA_EXTERN_STORAGE(name, Args) BLACKMAMBA_FOR_STORAGE(extern, name, Args)

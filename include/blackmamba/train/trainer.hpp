@@ -9,6 +9,7 @@
 /// So a step over several passes is a step over one batch with all of their targets, whatever part of them each pass has.
 
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -143,16 +144,12 @@ class Trainer {
     check_value(report.targets > 0, "trainer", "step ", number, ": the batch has no target to learn from");
     auto const targets = static_cast<double>(report.targets);
     auto const& ctx = model_->ctx();
-    if constexpr (!host_memory) {  // a step that must not be leaves the weights alone; what it came to is read when all of it is
-                                   // queued
-      gradients_.spoil_unless_finite();
-      optimiser_.step(ctx, gradients_.flat(), report.learning_rate, 1 / targets);
-    }
+    // Waits for the passes: where their data or their loss is wrong, this throws, and the weights are as they were.
     auto const said = named(number, [&] { return gradients_.report(); });
     report.loss = static_cast<double>(said.loss_sum) / targets, report.auxiliary = said.auxiliary / targets;
     check_value(std::isfinite(report.loss) && std::isfinite(report.auxiliary), "trainer", "step ", number, ": the loss is ",
                 report.loss, ", and what the routers add ", report.auxiliary);
-    if constexpr (host_memory) optimiser_.step(ctx, gradients_.flat(), report.learning_rate, 1 / targets);
+    optimiser_.step(ctx, gradients_.flat(), report.learning_rate, 1 / targets);
     auto const result = optimiser_.report();
     report.gradient_norm = result.gradient_norm;
     check_value(result.applied, "trainer", "step ", number, ": the gradient's norm is ", result.gradient_norm, ", at a loss of ",
@@ -233,19 +230,13 @@ class Trainer {
 
  private:
   /// While a planned step runs, memory does not grow.
-  class Sealed {
-   public:
-    explicit Sealed(Trainer& trainer) : trainer_{trainer} { set(trainer.planned_); }
-    Sealed(Sealed const&) = delete;
-    Sealed& operator=(Sealed const&) = delete;
-    ~Sealed() { set(false); }
-
-   private:
-    void set(bool sealed) const {
-      for (Arena* arena : {&trainer_.gradients_.tape(), &trainer_.model_->ctx().scratch()})
-        sealed ? arena->seal() : arena->unseal();
+  struct Sealed {
+    explicit Sealed(Trainer& trainer) {
+      if (!trainer.planned_) return;
+      tape.emplace(trainer.gradients_.tape());
+      scratch.emplace(trainer.model_->ctx().scratch());
     }
-    Trainer& trainer_;
+    std::optional<Arena::Sealed> tape{}, scratch{};
   };
 
   /// A batch where the model is.

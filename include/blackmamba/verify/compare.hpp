@@ -14,11 +14,15 @@ struct Comparison {
   double allowed = 0;   ///< the error allowed there
   double got = 0;       ///< the value found there
   double expected = 0;  ///< the value expected there
-  double scale = 0;     ///< largest |expected|
+  double scale = 0;     ///< largest |expected|, or the magnitude that is known to be summed if it is larger
+  double largest = 0;   ///< largest absolute error, wherever it is
   Index at = -1;        ///< the element, row-major; -1 when nothing was compared or nothing differs
   Index count = 0;      ///< elements compared
 
   explicit operator bool() const { return share <= 1; }
+
+  /// The largest error as a share of `scale`, whatever is allowed.
+  double scaled() const { return largest == 0 ? 0 : largest / scale; }
 
   /// One line for a report or a failed test.
   std::string describe() const {
@@ -45,6 +49,7 @@ Comparison compare_with(View<T, Rank> got, View<E, Rank> expected, Allowed&& all
     double const limit = allowed(e, out.scale);
     double share = same ? 0 : error / limit;
     if (std::isnan(share)) share = HUGE_VAL;
+    out.largest = std::fmax(out.largest, std::isnan(error) ? HUGE_VAL : error);
     if (share > out.share) {
       out.share = share, out.error = error, out.allowed = limit;
       out.got = g, out.expected = e, out.at = i;
@@ -56,7 +61,10 @@ Comparison compare_with(View<T, Rank> got, View<E, Rank> expected, Allowed&& all
 /// Compares a tensor stored in `T` with the exact one under the library's table.
 template <class T, class E, int Rank>
 Comparison compare(View<T, Rank> got, View<E, Rank> expected, Cost const& cost) {
-  return compare_with(got, expected, [&](double e, double scale) { return allowed_error<std::remove_const_t<T>>(cost, e, scale); });
+  auto out =
+      compare_with(got, expected, [&](double e, double scale) { return allowed_error<std::remove_const_t<T>>(cost, e, scale); });
+  out.scale = std::fmax(out.scale, cost.scale);
+  return out;
 }
 
 /// Compares under a bound relative to the largest |expected|: what the published goldens are held to.

@@ -37,6 +37,13 @@ struct Report {
     return largest;
   }
 
+  /// The largest error as a share of the largest magnitude of its output, whatever is allowed.
+  double scaled() const {
+    double largest = 0;
+    for (auto const& r : results) largest = std::max(largest, r.comparison.scaled());
+    return largest;
+  }
+
   /// A sentence for each output that is wrong.
   std::vector<std::string> failures() const {
     std::vector<std::string> out;

@@ -25,6 +25,7 @@ struct Cost {
   double roundings = 1;  ///< roundings to storage on the way, the output's own included
   double gain = 1;       ///< amplification of intermediate errors, 1 unless a reason is given
   double scale = 0;      ///< a magnitude known to be summed, for tensors so small that all their outputs may cancel
+  double stored = 0;     ///< unit roundoff of stored intermediates, where they are narrower than the output; else u_T stands for it
 };
 
 /// Smallest subnormal of a storage scalar, 0 where it is too small to matter.
@@ -44,7 +45,7 @@ double allowed_error(Cost const& cost, double reference, double scale) {
   double const u_storage = scalar_traits<T>::unit_roundoff;
   double const u_accumulator = scalar_traits<accumulator_t<T>>::unit_roundoff;
   double const of_output = u_storage * std::fabs(reference);
-  double const of_intermediates = (cost.roundings - 1) * u_storage * scale;
+  double const of_intermediates = (cost.roundings - 1) * std::fmax(u_storage, cost.stored) * scale;
   double const of_sum = 8 * std::sqrt(cost.terms + 1) * u_accumulator * scale;
   return of_output + cost.gain * (of_intermediates + of_sum) + 4 * smallest<T>;
 }

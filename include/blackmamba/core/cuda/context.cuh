@@ -100,19 +100,18 @@ class Cuda {
       detail::DeviceScope const scope{device};
       detail::check_cuda(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device),
                          "cudaDeviceGetAttribute");
-      detail::check_cuda(cudaMalloc(&slots, slot_bytes), "cudaMalloc of the context's fault slots");
-      if (own) detail::check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-      owns_stream = own;
+      void* memory = nullptr;
+      detail::check_cuda(cudaMalloc(&memory, slot_bytes), "cudaMalloc of the context's fault slots");
+      slots.reset(static_cast<detail::FaultSlot*>(memory));
+      if (own) {
+        detail::check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+        owned_stream.reset(stream);
+      }
       // On the stream itself, which does not wait for others: an operation may come at once.
-      detail::check_cuda(cudaMemsetAsync(slots, 0xff, slot_bytes, stream), "cudaMemsetAsync");
+      detail::check_cuda(cudaMemsetAsync(slots.get(), 0xff, slot_bytes, stream), "cudaMemsetAsync");
     }
     State(State const&) = delete;
     State& operator=(State const&) = delete;
-    ~State() {
-      resources.clear();
-      if (owns_stream) cudaStreamDestroy(stream);  // what is queued still runs, and cudaFree waits for it
-      cudaFree(slots);
-    }
 
     detail::FaultSlot* slot(detail::FaultKind const& kind) {
       std::size_t i = 0;
@@ -121,19 +120,19 @@ class Cuda {
         if (i == detail::most_faults) throw error(concat("Cuda: more than ", detail::most_faults, " kinds of fault"));
         kinds.push_back(&kind);
       }
-      return slots + i;
+      return slots.get() + i;
     }
 
     void synchronize() {
       detail::DeviceScope const scope{device};
       detail::FaultSlot found[detail::most_faults];
       if (!kinds.empty())
-        detail::check_cuda(cudaMemcpyAsync(found, slots, kinds.size() * sizeof(found[0]), cudaMemcpyDeviceToHost, stream),
+        detail::check_cuda(cudaMemcpyAsync(found, slots.get(), kinds.size() * sizeof(found[0]), cudaMemcpyDeviceToHost, stream),
                            "cudaMemcpyAsync");
       detail::check_cuda(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
       for (std::size_t i = 0; i < kinds.size(); ++i) {
         if (found[i] == detail::no_fault) continue;
-        detail::check_cuda(cudaMemsetAsync(slots, 0xff, slot_bytes, stream), "cudaMemsetAsync");
+        detail::check_cuda(cudaMemsetAsync(slots.get(), 0xff, slot_bytes, stream), "cudaMemsetAsync");
         auto const& [op, place, is, rest] = *kinds[i];
         Index const position = detail::fault_position(found[i]);
         throw value_error(std::string_view{is}.empty()
@@ -160,13 +159,21 @@ class Cuda {
 
     static constexpr std::size_t slot_bytes = detail::most_faults * sizeof(detail::FaultSlot);
 
+    struct Free {
+      void operator()(void* memory) const { cudaFree(memory); }
+    };
+    struct DestroyStream {
+      void operator()(cudaStream_t s) const { cudaStreamDestroy(s); }  // what is queued still runs
+    };
+
+    // Destroyed from the last to the first: what operations keep, the stream, and then memory, whose release waits for the device.
     int device, multiprocessors = 0;
     cudaStream_t stream;
-    bool owns_stream = false;
-    detail::FaultSlot* slots = nullptr;
+    Arena scratch;
+    std::unique_ptr<detail::FaultSlot, Free> slots;
+    std::unique_ptr<std::remove_pointer_t<cudaStream_t>, DestroyStream> owned_stream;
     std::vector<detail::FaultKind const*> kinds;
     std::vector<std::pair<char const*, std::shared_ptr<void>>> resources;
-    Arena scratch;
   };
 
   Cuda(int device, cudaStream_t stream, bool own) {

@@ -21,11 +21,13 @@ struct cublas_error : error {
 
 namespace detail {
 
+/// Throws unless `code` is success: `memory_error` when there is no memory for what the library keeps, `cublas_error` otherwise.
 inline void check_cublas(cublasStatus_t code, std::string_view call) {
-  if (code != CUBLAS_STATUS_SUCCESS)
-    throw cublas_error(concat(call, ": ", std::string_view{cublasLtGetStatusName(code)}, " (",
-                              std::string_view{cublasLtGetStatusString(code)}, ")"),
-                       code);
+  if (code == CUBLAS_STATUS_SUCCESS) return;
+  auto const text =
+      concat(call, ": ", std::string_view{cublasLtGetStatusName(code)}, " (", std::string_view{cublasLtGetStatusString(code)}, ")");
+  if (code == CUBLAS_STATUS_ALLOC_FAILED) throw memory_error(text);
+  throw cublas_error(text, code);
 }
 
 /// While it lives the calling thread may allocate and load kernels though a stream is being captured: neither touches the capture.

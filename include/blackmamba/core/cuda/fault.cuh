@@ -8,8 +8,8 @@
 
 namespace blackmamba::detail {
 
-/// A fault as it will be worded: "embedding: the token at position 17 is 50281, outside the vocabulary" is
-/// {"embedding", "the token at position ", " is ", ", outside the vocabulary"}. Where the value says nothing, `is` is empty and
+/// A fault as it will be worded: "embedding: token 17 is 50281, outside the vocabulary" is
+/// {"embedding", "token ", " is ", ", outside the vocabulary"}. Where the value says nothing, `is` is empty and
 /// `rest` goes on after the position. One object of static lifetime a fault.
 struct FaultKind {
   char const* op;

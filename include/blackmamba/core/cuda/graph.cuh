@@ -10,7 +10,9 @@
 namespace blackmamba {
 
 /// What `body` queues on the context's stream, recorded while the scratch memory is sealed: nothing in it may allocate, wait, or
-/// decide on the host by what is on the device. Run `body` once before, so that scratch memory has its size.
+/// decide on the host by what is on the device. Run `body` once before, so that scratch memory has its size; other arenas that it
+/// takes from, a tape say, must have theirs too (`seal()` them). The graph holds the scratch memory of its recording, which stays
+/// valid when the context moves on to more; every other tensor that `body` names must live, in its place, as long as the graph.
 /// Throws `memory_error` where scratch memory would grow, and `cuda_error` on what cannot be recorded.
 class CudaGraph {
  public:
@@ -20,6 +22,7 @@ class CudaGraph {
     Recording recording{ctx};
     body();
     recording.end(graph_);
+    scratch_ = ctx.scratch().hold();
     cudaError_t const made = cudaGraphInstantiate(&executable_, graph_, 0);
     if (made != cudaSuccess) cudaGraphDestroy(graph_);
     detail::check_cuda(made, "cudaGraphInstantiate");
@@ -38,14 +41,12 @@ class CudaGraph {
   /// The stream records until `end`, or until an exception leaves it behind.
   class Recording {
    public:
-    explicit Recording(Cuda const& ctx) : ctx_{ctx} {
+    explicit Recording(Cuda const& ctx) : ctx_{ctx}, sealed_{ctx.scratch()} {
       detail::check_cuda(cudaStreamBeginCapture(ctx.stream(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
-      ctx.scratch().seal();
     }
     Recording(Recording const&) = delete;
     Recording& operator=(Recording const&) = delete;
     ~Recording() {
-      ctx_.scratch().unseal();
       if (ended_) return;
       cudaGraph_t left_behind = nullptr;
       cudaStreamEndCapture(ctx_.stream(), &left_behind);
@@ -60,10 +61,12 @@ class CudaGraph {
 
    private:
     Cuda ctx_;
+    Arena::Sealed sealed_;
     bool ended_ = false;
   };
 
   Cuda ctx_;
+  Arena::Hold scratch_;
   cudaGraph_t graph_ = nullptr;
   cudaGraphExec_t executable_ = nullptr;
 };

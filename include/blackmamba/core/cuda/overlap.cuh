@@ -18,7 +18,8 @@ __device__ inline void let_next_start() {
 #endif
 }
 /// Waits until all kernels queued before this one have ended. A kernel that was launched to overlap reads and writes no global
-/// memory before, whatever it is: also weights may have been written just now. Bringing lines to the L2 cache is no read.
+/// memory before, whatever it is: also weights may have been written just now, unless they are at rest (`WeightsAtRest`). Bringing
+/// lines to the L2 cache is no read.
 __device__ inline void await_kernels_before() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");

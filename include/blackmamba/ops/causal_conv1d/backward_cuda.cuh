@@ -10,10 +10,14 @@
 
 namespace blackmamba {
 
-/// Fast where K = 4 and x, the weight, d_y and d_x are contiguous in their last dimension and aligned to 4 elements; elsewhere a
-/// thread an input, which takes K² products. Sums over time have a fixed order: two runs give the same bits. Offsets are device
-/// memory, which the host does not read: where they do not ascend from 0 to L, nothing outside of the length is touched, and
-/// nothing is thrown.
+namespace detail {
+inline constexpr FaultKind conv_backward_offset_fault = offset_fault("causal_conv1d_backward");
+}
+
+/// Fast where K = 4, x, the weight, d_y and d_x are contiguous in their last dimension and aligned to 4 elements, and L is at most
+/// 4,194,240; elsewhere a thread an input, which takes K² products. Sums over time have a fixed order: two runs give the same bits.
+/// Offsets are device memory: where they do not ascend from 0 to L, nothing outside of the length is touched, and the next wait
+/// throws.
 template <Scalar T>
 void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> const& a) {
   using Tuning = detail::ConvTuning;
@@ -21,6 +25,7 @@ void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> cons
   Index const rows = a.x.extent(0), L = a.x.extent(1), D = a.x.extent(2), K = a.weight.extent(1);
   if (sequences == 0 || D == 0) return;
   detail::DeviceScope const device{ctx.device()};
+  detail::check_offsets(ctx, detail::conv_backward_offset_fault, a.offsets, L);
   auto const scope = ctx.scratch().scope();
   auto const stream = ctx.stream();
   auto const blocks = [](Index threads) { return static_cast<unsigned>(ceil_div(threads, Index{Tuning::threads})); };
@@ -28,14 +33,13 @@ void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> cons
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
     fast = K == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) && detail::fours_align(a.d_y) &&
-           (!a.d_x || detail::fours_align(a.d_x));
+           (!a.d_x || detail::fours_align(a.d_x)) && detail::conv_tiles_fit(L, Tuning::backward_tile);
     if (fast && L > 0) {
       Index const tiles = ceil_div(L, Index{Tuning::backward_tile});
       View<float, 4> parts;
       if (parameters) parts = ctx.scratch().template take<float>(Shape<4>{rows, tiles, Tuning::taps + 1, D});
       detail::conv_backward_kernel<T>
-          <<<detail::conv_blocks("causal_conv1d_backward", rows, L, D, Tuning::backward_tile), Tuning::threads, 0, stream>>>(a,
-                                                                                                                             parts);
+          <<<detail::conv_blocks(rows, L, D, Tuning::backward_tile), Tuning::threads, 0, stream>>>(a, parts);
       if (parameters)
         detail::add_parts(ctx, parts.reshaped(Shape<3>{rows * tiles, Tuning::taps + 1, D}),
                           a.d_weight ? a.d_weight.transposed(0, 1) : View<float, 2>{}, a.d_bias);

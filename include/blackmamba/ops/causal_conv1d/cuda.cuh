@@ -5,38 +5,42 @@
 #include <algorithm>
 
 #include <blackmamba/core/cuda/context.cuh>
+#include <blackmamba/core/cuda/sequences.cuh>
 #include <blackmamba/ops/causal_conv1d/kernel.cuh>
 
 namespace blackmamba {
 
 namespace detail {
 
+inline constexpr FaultKind conv_offset_fault = offset_fault("causal_conv1d");
+
+/// Whether a launch can have as many tiles of time.
+inline bool conv_tiles_fit(Index L, int tile) { return ceil_div(L, Index{tile}) <= 65535; }
+
 /// Blocks over channels, four a thread, tiles of time and rows.
-inline dim3 conv_blocks(char const* op, Index rows, Index L, Index channels, int tile) {
-  Index const x = ceil_div(channels / 4, Index{ConvTuning::threads}), y = ceil_div(L, Index{tile});
-  if (x > 0x7fffffff || y > 65535)
-    throw value_error(concat(op, ": a length of ", L, " with ", channels, " channels is more than a launch can have"));
-  return {static_cast<unsigned>(x), static_cast<unsigned>(y), static_cast<unsigned>(std::min(rows, Index{65535}))};
+inline dim3 conv_blocks(Index rows, Index L, Index channels, int tile) {
+  return {static_cast<unsigned>(ceil_div(channels / 4, Index{ConvTuning::threads})),
+          static_cast<unsigned>(ceil_div(L, Index{tile})), static_cast<unsigned>(std::min(rows, Index{65535}))};
 }
 
 }  // namespace detail
 
-/// Fast where K = 4 and x, y and the weight are contiguous in their last dimension and aligned to 4 elements; elsewhere one thread
-/// an output. Offsets are device memory, which the host does not read: where they do not ascend from 0 to L, nothing outside of the
-/// length is touched, and nothing is thrown.
+/// Fast where K = 4, x, y and the weight are contiguous in their last dimension and aligned to 4 elements, and L is at most
+/// 2,097,120; elsewhere one thread an output. Offsets are device memory: where they do not ascend from 0 to L, nothing outside of
+/// the length is touched, and the next wait throws.
 template <Scalar T>
 void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
   Index const sequences = sequence_count("causal_conv1d", a.offsets, a.x.extent(0)), L = a.x.extent(1), D = a.x.extent(2);
   if (sequences == 0 || D == 0) return;
   detail::DeviceScope const device{ctx.device()};
+  detail::check_offsets(ctx, detail::conv_offset_fault, a.offsets, L);
   constexpr int threads = detail::ConvTuning::threads;
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
+    constexpr int tile = detail::ConvTuning::tile;
     fast = a.weight.extent(1) == detail::ConvTuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) &&
-           detail::fours_align(a.y);
-    if (fast && L > 0)
-      detail::conv_kernel<T>
-          <<<detail::conv_blocks("causal_conv1d", a.x.extent(0), L, D, detail::ConvTuning::tile), threads, 0, ctx.stream()>>>(a);
+           detail::fours_align(a.y) && detail::conv_tiles_fit(L, tile);
+    if (fast && L > 0) detail::conv_kernel<T><<<detail::conv_blocks(a.x.extent(0), L, D, tile), threads, 0, ctx.stream()>>>(a);
   }
   if (!fast && a.x.size() > 0)
     detail::conv_plain_kernel<T><<<static_cast<unsigned>(ceil_div(a.x.size(), Index{threads})), threads, 0, ctx.stream()>>>(a);

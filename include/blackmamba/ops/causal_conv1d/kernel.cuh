@@ -18,13 +18,14 @@ struct ConvTuning {
   static constexpr int ahead = 16 / sizeof(T);
 };
 
-/// The sequences of a row as a thread meets them in time. Offsets are device memory that the host has not read; whatever they say,
-/// nothing outside of the length is touched.
+/// The sequences of a row as a thread meets them in time. Offsets are device memory that the host has not read. Whatever they say,
+/// the first sequence begins at 0, the last one ends at L, and begin ≤ t < end of the one that is sought: so nothing outside of the
+/// length and of the states is touched.
 class ConvSequence {
  public:
   Index s, begin, end;
 
-  /// The sequence that time t belongs to.
+  /// The sequence that time t < L belongs to.
   __device__ ConvSequence(View<Index const, 1> const& offsets, Index row, Index L, Index t)
       : s{row}, begin{0}, end{L}, offsets_{offsets}, L_{L} {
     if (!offsets) return;
@@ -44,8 +45,10 @@ class ConvSequence {
  private:
   __device__ void set(Index to) {
     s = to;
-    begin = max(Index{0}, min(L_, offsets_[s])), end = max(begin, min(L_, offsets_[s + 1]));
+    begin = s == 0 ? 0 : clamped(s), end = s + 2 == offsets_.extent(0) ? L_ : max(begin, clamped(s + 1));
   }
+
+  __device__ Index clamped(Index at) const { return max(Index{0}, min(L_, offsets_[at])); }
 
   View<Index const, 1> const& offsets_;
   Index L_;

@@ -28,7 +28,7 @@ View<BitsOfSize<sizeof(T)>, 2> bits_of(View<T, 2> const& x) {
 
 }  // namespace detail
 
-/// One launch for up to 4096 assignments, two for more; for each 256 experts. Scratch for 256 numbers a multiprocessor. An
+/// One launch for up to 2048 assignments, two for more; for each 256 experts. Scratch for 256 numbers a multiprocessor. An
 /// assignment whose expert is outside is dropped, and told at the next wait.
 template <std::derived_from<Cuda> Ctx>
 void dispatch_on(Ctx const& ctx, DispatchArgs const& a) {

@@ -177,7 +177,7 @@ void embedding_backward_on(Cuda const& ctx, EmbeddingBackwardArgs<T> const& a) {
   using detail::TokenKey, detail::TokenSort;
   Index const n = a.d_y.extent(0), D = a.d_y.extent(1);
   if (n == 0 || D == 0) return;
-  if (n > 0x7fffffff) throw error("embedding_backward: a GPU takes at most 2^31 - 1 tokens");
+  if (n > 0x7fffffff) throw error(concat("embedding_backward: ", n, " tokens, and a GPU takes at most 2^31 - 1"));
   detail::DeviceScope const device{ctx.device()};
   auto const scope = ctx.scratch().scope();
   Index const tiles = ceil_div(n, Index{TokenSort::tile}), pieces = ceil_div(n, Index{TokenSort::piece});

@@ -93,7 +93,8 @@ void expand_heads_backward_on(Cuda const& ctx, ExpandHeadsBackwardArgs<T> const&
   auto const heads = static_cast<int>(std::min(H, Index{512 / group}));
   auto const threads = static_cast<unsigned>(ceil_div(Index{heads} * group, Index{32}) * 32);
   Index const columns = ceil_div(H, Index{heads});
-  if (columns > 65535) throw error("expand_heads_backward: too many heads for a GPU");
+  if (columns > 65535)
+    throw error(concat("expand_heads_backward: ", H, " heads, and a GPU takes at most ", Index{65535} * heads, " of ", P));
   Index const blocks = std::min(rows, std::max(Index{1}, Index{ctx.multiprocessors()} * (1024 / threads) / columns));
   View<A, 2> parts{};
   if (args.d_bias) parts = ctx.scratch().template take<A>(Shape<2>{blocks, H});

@@ -468,6 +468,8 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
     }
   }
   Stages::end();
+#else
+  __trap();  // the host has asked `has_wgmma`; where files for several architectures are mixed it can be told wrong
 #endif
 }
 

@@ -198,6 +198,8 @@ __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kern
     }
   }
   Stages::end();
+#else
+  __trap();  // the host has asked `has_wgmma`; where files for several architectures are mixed it can be told wrong
 #endif
 }
 

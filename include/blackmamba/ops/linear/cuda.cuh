@@ -87,9 +87,10 @@ bool stream_linear(Cuda const& ctx, LinearArgs<T> const& a) {
 
 }  // namespace detail
 
-/// Fast where the last dimension of x, weight and y is contiguous: up to 16 rows (8 of float) and up to 16 outputs (8 of float)
-/// at the pace of the memory, where rows are aligned to 16 bytes, or 8; otherwise at cuBLASLt's. float is true float32. The first
-/// product of a context that is cuBLASLt's makes its handle and allocates its workspace. Two runs give the same bits.
+/// Fast where the last dimension of x, weight and y is contiguous: up to 16 rows (8 of float; 64 of the others where the weight has
+/// at most 2^19 elements) and up to 16 outputs (8 of float) at the pace of the memory, where rows are aligned to 16 bytes, or 8;
+/// otherwise at cuBLASLt's. float is true float32. The first product of a context that is cuBLASLt's makes its handle and allocates
+/// its workspace. Two runs give the same bits.
 template <Scalar T>
 void linear_on(Cuda const& ctx, LinearArgs<T> const& a) {
   if (a.y.size() == 0) return;

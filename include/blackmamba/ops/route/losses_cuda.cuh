@@ -3,6 +3,7 @@
 /// The losses of routers on a GPU: each block sums its part of a sequence, one adds the parts in their order, and where a gradient
 /// is asked for a third kernel adds it, a thread a token. No sum depends on the order of threads.
 
+#include <blackmamba/core/cuda/sequences.cuh>
 #include <blackmamba/ops/route/losses.hpp>
 #include <blackmamba/ops/route/rules.cuh>
 
@@ -21,6 +22,7 @@ BLACKMAMBA_HOST_DEVICE View<accumulator_t<T>, 2>& rows_written(ScoresRule<T, Exa
 
 inline constexpr auto balance_faults = logit_faults("balance_loss");
 inline constexpr auto balance_expert_fault = expert_fault("balance_loss");
+inline constexpr FaultKind balance_offset_fault = offset_fault("balance_loss");
 inline constexpr auto z_loss_faults = logit_faults("router_z_loss");
 inline constexpr auto sparsity_nan = logit_faults("sparsity_loss").nan;
 
@@ -295,7 +297,7 @@ struct SparsityGradientRule {
 }  // namespace detail
 
 /// Offsets are device memory, which the host does not read: where they do not ascend from 0 to tokens, nothing outside is touched,
-/// and nothing is thrown.
+/// and the next wait throws.
 template <Scalar T>
 void balance_loss_on(Cuda const& ctx, BalanceLossArgs<T> const& a) {
   using A = accumulator_t<T>;
@@ -305,6 +307,7 @@ void balance_loss_on(Cuda const& ctx, BalanceLossArgs<T> const& a) {
   if (tokens == 0 || E == 0 || sequences == 0) return;
   detail::TokenParts const rows{a.offsets, tokens, sequences, detail::rows_of_part(E)};
   detail::DeviceScope const device{ctx.device()};
+  detail::check_offsets(ctx, detail::balance_offset_fault, a.offsets, tokens);
   Arena& scratch = ctx.scratch();
   auto const scope = scratch.scope();
   auto const p = scratch.take<A>(Shape<2>{tokens, E});

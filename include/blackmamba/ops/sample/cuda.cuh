@@ -39,8 +39,9 @@ void advance_sampling_on(Ctx const& ctx, AdvanceSamplingArgs const& a) {
   detail::check_launch("advance_sampling_kernel");
 }
 
-/// The same tokens as the reference chooses. Two kernels at temperature 0, three otherwise; scratch memory is 18 bytes a logit
-/// then. The history is read by every block of a row, so it should not be much longer than the vocabulary.
+/// The same tokens as the reference chooses. Two kernels at temperature 0, three otherwise; scratch memory is 16 bytes a logit
+/// then, and 2 more where top-k or top-p filters. The history is read by every block of a row, so it should not be much longer than
+/// the vocabulary.
 template <Scalar T>
 void sample_on(Cuda const& ctx, SampleArgs<T> const& a) {
   using namespace detail;

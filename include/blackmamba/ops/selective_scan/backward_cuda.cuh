@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include <blackmamba/core/cuda/sequences.cuh>
 #include <blackmamba/ops/selective_scan/backward_kernel.cuh>
 #include <blackmamba/ops/selective_scan/backward_plain.cuh>
 #include <blackmamba/ops/selective_scan/cuda.cuh>
@@ -104,18 +105,21 @@ void scan_backward_plain(Cuda const& ctx, SelectiveScanBackwardArgs<T> const& a)
   check_launch("selective_scan_backward: plain kernels");
 }
 
+inline constexpr FaultKind scan_backward_offset_fault = offset_fault("selective_scan_backward");
+
 }  // namespace detail
 
 /// Fast where N ≤ 16 and u, delta, z and d_y can be read 16 bytes at a time, with a multiple of 16 bytes of channels a group, and
 /// the gradients of those are contiguous in their last dimension; elsewhere one thread a channel. States are recomputed from one
 /// kept for every 8 steps: 8.5 bytes of scratch memory a channel and time, and 2 more where d_B or d_C is asked for. Sums over
 /// channels and time have a fixed order: two runs on one kind of device give the same bits. Offsets are device memory, which the
-/// host does not read: where they do not ascend from 0 to L, nothing outside of the length is touched, and nothing is thrown.
+/// host does not read: where they do not ascend from 0 to L, nothing outside of the length is touched, and the next wait throws.
 template <Scalar T>
 void selective_scan_backward_on(Cuda const& ctx, SelectiveScanBackwardArgs<T> const& a) {
   Index const sequences = sequence_count("selective_scan_backward", a.offsets, a.u.extent(0));
   if (sequences == 0) return;
   detail::DeviceScope const device{ctx.device()};
+  detail::check_offsets(ctx, detail::scan_backward_offset_fault, a.offsets, a.u.extent(1));
   auto const scope = ctx.scratch().scope();
   if constexpr (!std::is_same_v<T, double>) {
     if (detail::fast_scan_backward_fits(a)) return detail::scan_backward_fast(ctx, a, sequences);

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include <blackmamba/core/cuda/context.cuh>
+#include <blackmamba/core/cuda/sequences.cuh>
 #include <blackmamba/ops/selective_scan/kernel.cuh>
 
 namespace blackmamba {
@@ -97,11 +98,13 @@ void scan_fast(Cuda const& ctx, SelectiveScanArgs<T> const& a, Index count) {
   launch_scan(ctx, a, plan, blocks);
 }
 
+inline constexpr FaultKind scan_offset_fault = offset_fault("selective_scan");
+
 }  // namespace detail
 
 /// Fast where N ≤ 16 and u, delta, z and y are contiguous in their last dimension, with even channels a group and even strides;
 /// elsewhere one thread a channel. Offsets are device memory, which the host does not read: where they do not ascend from 0 to L,
-/// what lies inside of the length is scanned, nothing outside is touched, and nothing is thrown.
+/// what lies inside of the length is scanned, nothing outside is touched, and the next wait throws.
 /// Two runs on one kind of device give the same bits. A sequence that is split over time (few channels, long sequences) agrees with
 /// an unsplit one up to rounding.
 template <Scalar T>
@@ -110,6 +113,7 @@ void selective_scan_on(Cuda const& ctx, SelectiveScanArgs<T> const& a) {
   Index const count = sequence_count("selective_scan", a.offsets, a.u.extent(0)), D = a.u.extent(2);
   if (count == 0 || D == 0) return;
   detail::DeviceScope const device{ctx.device()};
+  detail::check_offsets(ctx, detail::scan_offset_fault, a.offsets, a.u.extent(1));
   auto const scope = ctx.scratch().scope();
   if constexpr (!std::is_same_v<T, double>) {
     if (detail::fast_scan_fits(a)) return detail::scan_fast(ctx, a, count);

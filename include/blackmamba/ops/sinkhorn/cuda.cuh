@@ -25,7 +25,7 @@ struct SinkhornTuning {
   static constexpr int threads = 256;  ///< of a block of a cooperative grid; of a cluster's at least, if there are as many
 };
 
-/// Launches a kernel as a cluster, or as a cooperative grid; a single block is neither.
+/// Launches a kernel as a cluster, or as a cooperative grid, a single block too.
 template <class... Parameter, class... Argument>
 void launch_together(Cuda const& ctx, void (*kernel)(Parameter...), unsigned blocks, unsigned threads, int shared, bool clustered,
                      Argument const&... argument) {

@@ -18,6 +18,13 @@ inline std::string to_string(ExpertMlpSize const& s) {
                 s.gated ? ", gated" : "", s.with_bias ? ", bias" : "");
 }
 
+namespace detail {
+
+/// The spread of weights that keeps what they sum, `n` numbers, of unit size.
+inline double fan_in(Index n) { return 1 / std::sqrt(static_cast<double>(n > 0 ? n : 1)); }
+
+}  // namespace detail
+
 template <Scalar T>
 struct ExpertMlpProblem {
   using Size = ExpertMlpSize;
@@ -50,9 +57,9 @@ struct ExpertMlpProblem {
       : size{s},
         x{in.template storage<T>(Shape<2>{s.rows, s.D})},
         offsets{in.offsets(s.E, s.rows)},
-        fc1{in.template storage<T>(Shape<3>{s.E, s.gated ? 2 * s.F : s.F, s.D}, Normal{.spread = fan_in(s.D)})},
+        fc1{in.template storage<T>(Shape<3>{s.E, s.gated ? 2 * s.F : s.F, s.D}, Normal{.spread = detail::fan_in(s.D)})},
         bias1{in.template storage<T>(Shape<2>{s.E, s.gated ? 2 * s.F : s.F})},
-        fc2{in.template storage<T>(Shape<3>{s.E, s.D, s.F}, Normal{.spread = fan_in(s.F)})},
+        fc2{in.template storage<T>(Shape<3>{s.E, s.D, s.F}, Normal{.spread = detail::fan_in(s.F)})},
         bias2{in.template storage<T>(Shape<2>{s.E, s.D})},
         y{unwritten<T>(Shape<2>{s.rows, s.D})} {}
 
@@ -73,9 +80,6 @@ struct ExpertMlpProblem {
     return std::tuple{
         Output{"y", y, Cost{.terms = static_cast<double>(size.D + size.F), .roundings = size.gated ? 4.0 : 3.0, .scale = 1}}};
   }
-
- private:
-  static double fan_in(Index n) { return 1 / std::sqrt(static_cast<double>(n > 0 ? n : 1)); }
 };
 
 }  // namespace blackmamba::verify

@@ -1,0 +1,26 @@
+# cmake -DSANITIZER=compute-sanitizer -DPROGRAMS=a;b;c -DOUT=folder -P run_sanitizer.cmake
+# Runs each test program under each tool and keeps what it printed as OUT/NAME.TOOL.txt. Fails, at the end, if one found something.
+
+file(MAKE_DIRECTORY "${OUT}")
+set(failed)
+foreach(tool memcheck racecheck)
+  foreach(program IN LISTS PROGRAMS)
+    cmake_path(GET program FILENAME name)
+    string(TIMESTAMP begin %s)
+    execute_process(COMMAND "${SANITIZER}" --tool ${tool} --error-exitcode 9 "${program}" OUTPUT_FILE "${OUT}/${name}.${tool}.txt"
+                    ERROR_FILE "${OUT}/${name}.${tool}.txt" RESULT_VARIABLE status)
+    string(TIMESTAMP end %s)
+    math(EXPR seconds "${end} - ${begin}")
+    if(status STREQUAL "0")
+      message("${tool}  ${name}: clean, ${seconds} s")
+    elseif(status STREQUAL "77")
+      message("${tool}  ${name}: skipped, no GPU")
+    else()
+      message("${tool}  ${name}: FAILED (${status}), ${seconds} s, see ${OUT}/${name}.${tool}.txt")
+      list(APPEND failed "${name} (${tool})")
+    endif()
+  endforeach()
+endforeach()
+if(failed)
+  message(FATAL_ERROR "failed: ${failed}")
+endif()

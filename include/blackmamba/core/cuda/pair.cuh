@@ -23,9 +23,11 @@ __device__ inline std::uint32_t address_in_pair(std::uint32_t address, int rank)
 /// ready after, in both.
 __device__ inline void pair_sync() { asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory"); }
 
-/// Arrives at a barrier by its address in the pair.
+/// Arrives at a barrier by its address in the pair: says that this thread has read, and shows the other block nothing that it
+/// wrote. A release for both blocks would, but is compiled to a fence for the whole device, which waits for all stores on their
+/// way.
 __device__ inline void barrier_arrive_in_pair(std::uint32_t barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
 /// Stores a number in a block of the pair, beside everything else; a barrier there counts its 4 bytes.

@@ -78,7 +78,7 @@ bool expert_mlp_backward_rows(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a
 
 /// Fast on the tensor cores of compute capability 9.0, for bf16 and half, in programs compiled for sm_90a, where all matrices are
 /// contiguous in their last dimension and aligned to 8 elements; plain tiles elsewhere. The gradients of the parameters are summed
-/// in one order whatever the spread of rows: two runs give the same bits. `d_x` is written last but for d_fc1 and d_bias1.
+/// in one order whatever the spread of rows: two runs give the same bits. `d_x` is written after everything that reads `d_y`.
 ///
 /// Offsets are device memory, as in `expert_mlp`. Temporary memory is that of a and d_h, (rows, F + F1), and of h, (rows, F1),
 /// without `hidden`.

@@ -119,10 +119,10 @@ bool expert_mlp_rows(Cuda const& ctx, ExpertMlpArgs<T> const& a) {
 /// programs compiled for sm_90a. Elsewhere tiles by `mma.sync`, or by multiply-adds for float and double. Two runs give the same
 /// bits.
 ///
-/// Offsets are device memory, which the host does not read: where they do not rise from 0 to at most `rows`, nothing is written,
-/// and the context's next `synchronize` throws `value_error`. Rows of one slot are put back by the last product itself where it
-/// runs on the tensor cores of 9.0, and by a kernel after it elsewhere. Temporary memory is that of the hidden values, (rows, F),
-/// and (rows, F1) too on the plain path without `hidden`.
+/// Offsets are device memory, which the host does not read: where they do not rise from 0 to at most `rows`, nothing but `back.y`
+/// is written, and the context's next `synchronize` throws `value_error`. Rows of one slot are put back by the last product itself
+/// where it runs on the tensor cores of 9.0, which takes `back.order` and `back.places` at their word, and by a kernel after it
+/// elsewhere. Temporary memory is that of the hidden values, (rows, F), and (rows, F1) too on the plain path without `hidden`.
 template <Scalar T>
 void expert_mlp_on(Cuda const& ctx, ExpertMlpArgs<T> const& a) {
   detail::DeviceScope const device{ctx.device()};

@@ -3,6 +3,8 @@
 /// Which kernels of the experts' products, and how many blocks of them. Nothing here depends on how the rows are spread.
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include <blackmamba/ops/expert_mlp/plain.cuh>
 #include <blackmamba/ops/expert_mlp/stream_ring.cuh>

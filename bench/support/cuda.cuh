@@ -1,10 +1,15 @@
 #pragma once
-// How benchmarks on a GPU measure: medians of graph replays, random numbers made on the device, and the ceilings of the card.
+// What benchmarks on a GPU share: how they check and measure. Outputs are poisoned and compared with the reference, then medians of
+// graph replays are taken over buffers that together exceed the L2 cache, and printed beside the ceilings of the same run.
 
 #include <algorithm>
+#include <cstdio>
+#include <string>
 #include <vector>
 
 #include <blackmamba/core/cuda/tensor.cuh>
+#include <blackmamba/verify/check.hpp>
+#include <blackmamba/verify/placement.cuh>
 
 namespace bench {
 
@@ -32,6 +37,45 @@ DeviceTensor<T, Rank> random_on_device(Cuda const& ctx, Shape<Rank> shape, std::
   fill_kernel<<<1024, 256, 0, ctx.stream()>>>(out.data(), out.size(), stream, centre, spread);
   detail::check_launch("fill_kernel");
   return out;
+}
+
+/// Sets of buffers, of so many bytes each, that together are three times the L2 cache of an H100: call i of a graph takes set
+/// i % sets.
+inline int sets_of(double bytes, int most = 400) { return std::min(most, 1 + static_cast<int>(150e6 / bytes)); }
+
+/// All bits of the elements, which is NaN in every scalar and -1 in every integer: what a kernel leaves unwritten shows.
+template <class T, int Rank>
+void poison(Cuda const& ctx, DeviceTensor<T, Rank> const& t) {
+  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, static_cast<std::size_t>(t.size()) * sizeof(T), ctx.stream()), "memset");
+}
+template <class... Tensors>
+void poison_all(Cuda const& ctx, Tensors const&... tensors) {
+  (poison(ctx, tensors), ...);
+}
+
+/// Of all that the program has checked.
+inline bool all_right = true;
+
+inline void expect(bool right, std::string const& what) {
+  all_right = all_right && right;
+  if (!right) std::printf("WRONG %s\n", what.c_str());
+}
+
+/// `got`, rounded to `T` once, whatever it is held in now, against the exact values.
+template <class T, class Got, class Exact>
+verify::Comparison expect_close(char const* name, Got const& got, Exact const& exact, verify::Cost const& cost) {
+  auto comparison = verify::compare_with(got.view(), exact.view(),
+                                         [&](double value, double scale) { return verify::allowed_error<T>(cost, value, scale); });
+  comparison.scale = std::max(comparison.scale, cost.scale);
+  expect(static_cast<bool>(comparison), concat(name, ": ", comparison.describe()));
+  return comparison;
+}
+
+/// Verify's problem of an operation at the sizes that are timed: every output begins as NaN, the reference computes in double.
+template <template <Scalar> class P, Scalar T>
+void expect_problem(Cuda const& ctx, std::vector<typename P<T>::Size> const& sizes) {
+  auto const report = verify::check<P, T>(ctx, {}, sizes);
+  for (auto const& failure : report.failures()) expect(false, failure);
 }
 
 /// Milliseconds of one call: the median over replays of a graph of `calls` calls, call i being `launch(i)`.
@@ -127,6 +171,28 @@ inline Ceilings measure_ceilings(Cuda const& ctx) {
                           detail::check_launch("rate_kernel");
                         });
   return out;
+}
+
+/// A benchmark as a program: a line about the card and its ceilings, `body(ctx, ceilings)`, and `right` if all that was checked is.
+template <class Body>
+int program(char const* right, Body&& body) try {
+  if (cuda_device_count() == 0) {
+    std::printf("skipped: no NVIDIA GPU here\n");
+    return 0;
+  }
+  Cuda const ctx;
+  cudaDeviceProp card;
+  detail::check_cuda(cudaGetDeviceProperties(&card, ctx.device()), "cudaGetDeviceProperties");
+  auto const ceilings = measure_ceilings(ctx);
+  std::printf("%s, %d multiprocessors: copy %.3f TB/s, %.3f T exp2/s, %.2f T fma/s\n\n", card.name, ctx.multiprocessors(),
+              ceilings.bytes_per_second * 1e-12, ceilings.exps_per_second * 1e-12, ceilings.fmas_per_second * 1e-12);
+  body(ctx, ceilings);
+  ctx.synchronize();
+  std::printf("\n%s\n", all_right ? right : "WRONG OUTPUTS");
+  return all_right ? 0 : 1;
+} catch (std::exception const& thrown) {
+  std::fprintf(stderr, "%s\n", thrown.what());
+  return 1;
 }
 
 }  // namespace bench

@@ -76,7 +76,8 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index B) {
     advance_sampling(ctx, AdvanceSamplingArgs{.tokens = tokens.view(), .history = history_there, .column = column, .draws = draws});
   };
   advance(0);
-  auto const put = to_host(ctx, history_there), drawn = to_host(ctx, tokens);
+  auto const put = to_host(ctx, history_there);
+  auto const drawn = to_host(ctx, tokens);
   for (Index b = 0; b < B; ++b) bench::expect(put(b, 0) == drawn(b), concat("advance: row ", b));
   bench::expect(to_host(ctx, column)(0) == 1 && to_host(ctx, draws)(B - 1) == B, "advance: the next column and draw");
   report("advance", bench::milliseconds(ctx, 20, advance, 7), static_cast<double>(B) * (2 * sizeof(Token) + 2 * sizeof(Index)));

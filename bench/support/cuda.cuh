@@ -39,18 +39,48 @@ DeviceTensor<T, Rank> random_on_device(Cuda const& ctx, Shape<Rank> shape, std::
   return out;
 }
 
-/// Sets of buffers, of so many bytes each, that together are three times the L2 cache of an H100: call i of a graph takes set
-/// i % sets.
+/// Sets of buffers, of so many bytes each, that together are three times the L2 cache of an H100, or `most` of them: call i of a
+/// graph takes set i % sets.
 inline int sets_of(double bytes, int most = 400) { return std::min(most, 1 + static_cast<int>(150e6 / bytes)); }
 
 /// All bits of the elements, which is NaN in every scalar and -1 in every integer: what a kernel leaves unwritten shows.
-template <class T, int Rank>
-void poison(Cuda const& ctx, DeviceTensor<T, Rank> const& t) {
-  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, static_cast<std::size_t>(t.size()) * sizeof(T), ctx.stream()), "memset");
+template <class Contiguous>
+void poison(Cuda const& ctx, Contiguous const& t) {
+  auto const bytes = static_cast<std::size_t>(t.size()) * sizeof(*t.data());
+  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, bytes, ctx.stream()), "memset");
 }
 template <class... Tensors>
 void poison_all(Cuda const& ctx, Tensors const&... tensors) {
   (poison(ctx, tensors), ...);
+}
+
+/// Tensors too large to bring to the host: a sum over bits and places, the same in any order, and how many are not finite.
+struct Summary {
+  unsigned long long bits, not_finite;
+  friend bool operator==(Summary const&, Summary const&) = default;
+};
+
+template <class T>
+__global__ void summary_kernel(T const* x, Index count, unsigned long long* out) {
+  unsigned long long bits = 0, not_finite = 0;
+  for (Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += Index{gridDim.x} * blockDim.x) {
+    auto const value = static_cast<float>(widen(x[i]));
+    auto const word = (static_cast<unsigned long long>(i) << 32 ^ __float_as_uint(value)) * 0xbf58476d1ce4e5b9ull;
+    bits += word ^ (word >> 29);
+    not_finite += !isfinite(value);
+  }
+  atomicAdd(out, bits), atomicAdd(out + 1, not_finite);
+}
+
+/// Of a contiguous tensor of at most 32 bits an element. Waits.
+template <class T, int Rank>
+Summary summary(Cuda const& ctx, View<T, Rank> x) {
+  static_assert(sizeof(T) <= 4);
+  auto const out = to_device(ctx, Tensor<unsigned long long, 1>{Shape<1>{2}});
+  summary_kernel<<<1024, 256, 0, ctx.stream()>>>(x.data(), x.size(), out.data());
+  detail::check_launch("summary_kernel");
+  auto const sums = to_host(ctx, out);
+  return {sums(0), sums(1)};
 }
 
 /// Of all that the program has checked.

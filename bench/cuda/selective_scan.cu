@@ -104,7 +104,7 @@ void run_scan(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
 template <class T>
 void run_step(Cuda const& ctx, bench::Ceilings const& ceilings, Index batch, Index channels) {
   bench::expect_problem<verify::SelectiveScanStepProblem, T>(
-      ctx, {{.batch = batch, .D = channels, .N = N, .with_D = false, .with_bias = false}});
+      ctx, {{.batch = std::min(batch, Index{64}), .D = channels, .N = N, .with_D = false, .with_bias = false}});
   Shape<2> const shape{batch, channels};
   double const bytes = 8.0 * batch * channels * N + 4.0 * channels * N + sizeof(T) * (4.0 * batch * channels + 2.0 * batch * N);
   int const sets = bench::sets_of(bytes);

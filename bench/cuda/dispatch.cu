@@ -63,10 +63,10 @@ void run_sort(Cuda const& ctx, Index tokens, Index k, Index E) {
                 "dispatch");
   Tensor<Index, 1> host_load{Shape<1>{E}};
   expert_load(Reference{}, ExpertLoadArgs{.experts = host, .load = host_load});
-  bench::poison(ctx, dropped);
-  set_zero(ctx, load.view());
+  set_zero(ctx, load.view()), set_zero(ctx, dropped.view());
   limit(0), count(0);  // a capacity that none exceeds: nothing is dropped, and choices stay
-  bench::expect(equal(to_host(ctx, load), host_load) && equal(to_host(ctx, experts), host), "expert_load, limit_capacity");
+  bench::expect(equal(to_host(ctx, load), host_load), "expert_load");
+  bench::expect(equal(to_host(ctx, experts), host) && to_host(ctx, dropped)(0) == 0, "limit_capacity");
   double const bytes = static_cast<double>(tokens * k) * (4 + 8 + 8);
   double const ms = bench::milliseconds(ctx, 8, sort);
   std::printf("%8lld %3lld %5lld %10.2f %7.0f %10.2f %10.2f\n", tokens, k, E, 1e3 * ms, bytes / ms * 1e-6,

@@ -139,10 +139,9 @@ struct OnCpu {
 
   template <class M>
   OnCpu(Layer<M> const& layer, Tensor<T, 2> const& x, Tensor<T, 2> const& d_y, bool backward)
-      : y{x.shape()}, d_x{x.shape()}, gradients{layer.weights.flat().shape()} {
+      : y{x.shape()}, d_x{x.shape()}, gradients{Shape<1>{backward ? layer.weights.flat().size() : 0}} {
     Cpu const cpu;
     auto const weights = on_cpu<S>(layer);
-    Weights<Alone<M>, accumulator_t<S>> sums{layer.d};
     Arena tape, carry;
     Pass<Cpu, S> const pass{.ctx = cpu, .tape = &tape, .carry = &carry};
     typename M::template State<S> const* const none = nullptr;
@@ -150,8 +149,11 @@ struct OnCpu {
     Tensor<S, 3> const in = as_sequence<S>(x), from = as_sequence<S>(d_y);
     Tensor<S, 3> out{in.shape()}, back{in.shape()};
     M::forward(pass, layer.d, weights.params(), in, out, none, &saved);
-    if (backward) M::backward(pass, layer.d, weights.params(), saved, in, from, back, sums.params());
-    y = as_rows(out), d_x = as_rows(back);
+    y = as_rows(out);
+    if (!backward) return;
+    Weights<Alone<M>, accumulator_t<S>> sums{layer.d};
+    M::backward(pass, layer.d, weights.params(), saved, in, from, back, sums.params());
+    d_x = as_rows(back);
     std::copy(sums.flat().data(), sums.flat().data() + sums.flat().size(), gradients.begin());
   }
 };
@@ -258,27 +260,32 @@ void steps(char const* name, Cuda const& ctx, bench::Ceilings const& ceilings, D
   };
   ctx.synchronize();
 
-  // Two tokens, one after the other, of up to 8 sequences.
-  auto const on_host = [&]<class S>(Type<S>, Tensor<T, 2> const& one, Tensor<T, 2> const& two) {
+  // Four tokens, one after the other, of up to 8 sequences.
+  Index const some = std::min(batch, Index{8});
+  Tensor<T, 2> tokens{Shape<2>{4 * some, d.d_model}}, got{tokens.shape()};
+  auto const keep = [&](View<T const, 2> from, Tensor<T, 2>& to, int i) {
+    auto const rows = download(ctx, from.slice(0, 0, some));
+    std::copy(rows.begin(), rows.end(), to.data() + i * rows.size());
+  };
+  for (int i = 0; i < 4; ++i) {
+    bench::poison(ctx, y);
+    step(i * count);
+    keep(x.view()[i * count], tokens, i), keep(y.view(), got, i);
+  }
+  auto const on_host = [&]<class S>(Type<S>) {
     Cpu const cpu;
     auto const weights = on_cpu<S>(*layers[0]);
-    ModelState<Alone<M>, S, Cpu> const state{d, one.extent(0), cpu};
-    Tensor<S, 2> out{one.shape()};
-    for (auto const* token : {&one, &two}) {
-      Tensor<S, 2> const in = converted<S>(*token);
-      M::step(Pass<Cpu, S>{.ctx = cpu}, d, weights.params(), in, out, state.views());
-    }
+    ModelState<Alone<M>, S, Cpu> const state{d, some, cpu};
+    auto const in = converted<S>(tokens);
+    Tensor<S, 2> out{in.shape()};
+    for (Index at = 0; at < in.extent(0); at += some)
+      M::step(Pass<Cpu, S>{.ctx = cpu}, d, weights.params(), in.view().slice(0, at, some), out.view().slice(0, at, some),
+              state.views());
     return out;
   };
-  Index const some = std::min(batch, Index{8});
-  auto const token = [&](int i) { return download(ctx, View<T const, 2>{x.view()[i]}.slice(0, 0, some)); };
-  auto const one = token(0), two = token(count);
-  auto exact = on_host(Type<double>{}, one, two);
-  auto usual = on_host(Type<T>{}, one, two);
-  bench::poison(ctx, y);
-  step(0), step(count);
-  auto got = download(ctx, View<T const, 2>{y.view()}.slice(0, 0, some));
-  leave_out_close(*layers[0], two, got, usual, exact);
+  auto exact = on_host(Type<double>{});
+  auto usual = on_host(Type<T>{});
+  leave_out_close(*layers[0], tokens, got, usual, exact);
   expect_as_near(concat(name, " step"), got, usual, exact);
 
   double const ms = bench::milliseconds(ctx, calls, step);

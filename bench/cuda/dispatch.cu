@@ -1,13 +1,13 @@
 // Both ends of a mixture of experts on a GPU: the sort by expert, gather, combine, and their gradients. The sort is checked first
 // against the reference, and so are rows at two of the shapes.
 //
-// Times are medians of graph replays over buffer sets that together exceed the L2 cache. The share is that of the copy bandwidth of
+// Times are medians of graph replays, of rows over buffer sets that together exceed the L2 cache; the choices that are sorted are
+// few and come from the kernel before, so they are in the cache here too. The share is that of the copy bandwidth of
 // this run, counting every row once for each time it is copied, scaled or added, and each row that is written.
 
 #include <cstdio>
 
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"
 
@@ -15,21 +15,9 @@ using namespace blackmamba;
 
 namespace {
 
-bool all_right = true;
-
 /// A layer of 16384 tokens × 1152, top-1 of 8, through `torch._grouped_mm` (PyTorch 2.11 on an H100) takes 1.340 ms, of which its
 /// two products are 0.340 and 0.188: the rest sorts, gathers, applies the non-linearity and scatters.
 constexpr double torch_without_products_ms = 1.340 - 0.340 - 0.188;
-
-template <class T, int Rank>
-void poison(Cuda const& ctx, DeviceTensor<T, Rank> const& t) {
-  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, static_cast<std::size_t>(t.size()) * sizeof(T), ctx.stream()), "memset");
-}
-
-void expect(bool right, char const* name) {
-  all_right = all_right && right;
-  if (!right) std::printf("WRONG %s\n", name);
-}
 
 template <class T, int Rank>
 bool equal(Tensor<T, Rank> const& a, Tensor<T, Rank> const& b) {
@@ -58,7 +46,7 @@ void run_sort(Cuda const& ctx, Index tokens, Index k, Index E) {
   DeviceTensor<Index, 1> const offsets{ctx, Shape<1>{E + 1}}, order{ctx, Shape<1>{tokens * k}}, dropped{ctx, Shape<1>{1}};
   DeviceTensor<Index, 1> const load{ctx, Shape<1>{E}};
   DeviceTensor<Index, 2> const places{ctx, Shape<2>{tokens, k}};
-  poison(ctx, offsets), poison(ctx, order), poison(ctx, places);
+  bench::poison(ctx, offsets), bench::poison(ctx, order), bench::poison(ctx, places);
   auto const sort = [&](int) {
     dispatch(ctx, DispatchArgs{.experts = experts.view(), .offsets = offsets, .order = order, .places = places});
   };
@@ -70,9 +58,15 @@ void run_sort(Cuda const& ctx, Index tokens, Index k, Index E) {
   Tensor<Index, 1> host_offsets{Shape<1>{E + 1}}, host_order{Shape<1>{tokens * k}};
   Tensor<Index, 2> host_places{Shape<2>{tokens, k}};
   dispatch(Reference{}, DispatchArgs{.experts = host, .offsets = host_offsets, .order = host_order, .places = host_places});
-  expect(equal(to_host(ctx, order), host_order) && equal(to_host(ctx, places), host_places) &&
-             equal(to_host(ctx, offsets), host_offsets),
-         "dispatch");
+  bench::expect(equal(to_host(ctx, order), host_order) && equal(to_host(ctx, places), host_places) &&
+                    equal(to_host(ctx, offsets), host_offsets),
+                "dispatch");
+  Tensor<Index, 1> host_load{Shape<1>{E}};
+  expert_load(Reference{}, ExpertLoadArgs{.experts = host, .load = host_load});
+  set_zero(ctx, load.view()), set_zero(ctx, dropped.view());
+  limit(0), count(0);  // a capacity that none exceeds: nothing is dropped, and choices stay
+  bench::expect(equal(to_host(ctx, load), host_load), "expert_load");
+  bench::expect(equal(to_host(ctx, experts), host) && to_host(ctx, dropped)(0) == 0, "limit_capacity");
   double const bytes = static_cast<double>(tokens * k) * (4 + 8 + 8);
   double const ms = bench::milliseconds(ctx, 8, sort);
   std::printf("%8lld %3lld %5lld %10.2f %7.0f %10.2f %10.2f\n", tokens, k, E, 1e3 * ms, bytes / ms * 1e-6,
@@ -92,7 +86,7 @@ void run_rows(Cuda const& ctx, bench::Ceilings const& ceilings, Index tokens, In
     DeviceTensor<T, 2> by_token, to_token, by_place, to_place;
   };
   double const elements = static_cast<double>(tokens) * static_cast<double>(D);
-  int const sets = 1 + static_cast<int>(200e6 / (elements * 2 * static_cast<double>(k)));
+  int const sets = bench::sets_of(elements * 2 * static_cast<double>(k));
   std::vector<Set> buffers;
   for (int i = 0; i < sets; ++i)
     buffers.push_back({bench::random_on_device<T>(ctx, Shape<2>{tokens, D}, static_cast<std::uint64_t>(16 * i + 16)),
@@ -128,15 +122,15 @@ void run_rows(Cuda const& ctx, bench::Ceilings const& ceilings, Index tokens, In
     auto const places = to_host(ctx, sorted.places);
     Tensor<double, 2> token{wide_token.shape()}, place{wide_place.shape()}, dots{wide_weights.shape()};
     auto const right = [&](char const* name, auto const& got, auto const& exact, double terms) {
-      expect(static_cast<bool>(verify::compare(to_host(ctx, got).view(), exact.view(), verify::Cost{.terms = terms})), name);
+      bench::expect(static_cast<bool>(verify::compare(to_host(ctx, got).view(), exact.view(), verify::Cost{.terms = terms})), name);
     };
-    poison(ctx, b.to_token), poison(ctx, b.to_place), poison(ctx, d_weights);
+    bench::poison(ctx, b.to_token), bench::poison(ctx, b.to_place), bench::poison(ctx, d_weights);
     gather(0), add(0);
     gather_tokens(Reference{}, GatherArgs<double>{.x = wide_token, .order = order, .slots = k, .y = place});
     combine(Reference{}, CombineArgs<double>{.x = wide_place, .places = places, .weights = wide_weights, .y = token});
     right("gather_tokens", b.to_place, place, 0);
     right("combine", b.to_token, token, static_cast<double>(k));
-    poison(ctx, b.to_token), poison(ctx, b.to_place);
+    bench::poison(ctx, b.to_token), bench::poison(ctx, b.to_place);
     gather_back(0), add_back(0);
     gather_tokens_backward(Reference{}, GatherBackwardArgs<double>{.places = places, .d_y = wide_place, .d_x = token});
     combine_backward(
@@ -166,32 +160,19 @@ void run_rows(Cuda const& ctx, bench::Ceilings const& ceilings, Index tokens, In
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s\n\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12);
-  std::printf("  tokens   k     E dispatch µs    GB/s limit µs    load µs\n");
-  run_sort(ctx, 1, 1, 8);
-  run_sort(ctx, 64, 2, 8);
-  run_sort(ctx, 2048, 1, 8);
-  run_sort(ctx, 16384, 1, 8);
-  run_sort(ctx, 16384, 2, 64);
-  run_sort(ctx, 1 << 20, 2, 8);
-  run_sort(ctx, 1 << 20, 2, 256);
-  std::printf("\nrows, bf16              tokens  k     D        us    GB/s   share\n");
-  for (Index D : {1152, 1472})
-    for (Index k : {1, 2}) run_rows(ctx, ceilings, 16384, k, D);
-  run_rows(ctx, ceilings, 64, 1, 1152);
-  std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+int main() {
+  return bench::program("every checked output is within its allowed error", [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+    std::printf("  tokens   k     E dispatch µs    GB/s limit µs    load µs\n");
+    run_sort(ctx, 1, 1, 8);
+    run_sort(ctx, 64, 2, 8);
+    run_sort(ctx, 2048, 1, 8);
+    run_sort(ctx, 16384, 1, 8);
+    run_sort(ctx, 16384, 2, 64);
+    run_sort(ctx, 1 << 20, 2, 8);
+    run_sort(ctx, 1 << 20, 2, 256);
+    std::printf("\nrows, bf16              tokens  k     D        us    GB/s   share\n");
+    for (Index D : {1152, 1472})
+      for (Index k : {1, 2}) run_rows(ctx, ceilings, 16384, k, D);
+    run_rows(ctx, ceilings, 64, 1, 1152);
+  });
 }

@@ -4,32 +4,21 @@
 // this run, counting each matrix once for each time it must be read or written; of embeddings d_y or y, and the rows of the table
 // that occur.
 
+#include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <set>
 
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/compare.hpp>
+#include <blackmamba/verify/problems/activation.hpp>
+#include <blackmamba/verify/problems/elementwise.hpp>
 
 #include "support/cuda.cuh"
 
 using namespace blackmamba;
 
 namespace {
-
-bool all_right = true;
-
-template <class T, int Rank>
-void expect_close(char const* name, Tensor<T, Rank> const& got, Tensor<double, Rank> const& expected, verify::Cost const& cost) {
-  auto const comparison = verify::compare(got.view(), expected.view(), cost);
-  all_right = all_right && comparison;
-  if (!comparison) std::printf("WRONG %s: %s\n", name, comparison.describe().c_str());
-}
-
-template <class T, int Rank>
-void poison(Cuda const& ctx, DeviceTensor<T, Rank> const& t) {
-  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, static_cast<std::size_t>(t.size()) * sizeof(T), ctx.stream()), "memset");
-}
 
 struct Report {
   Cuda const& ctx;
@@ -52,7 +41,7 @@ void maps(Cuda const& ctx, Report const& report, Index rows, Index D) {
   };
   Shape<2> const shape{rows, D}, wide{rows, 2 * D};
   double const one = static_cast<double>(rows) * static_cast<double>(D) * sizeof(T);
-  int const sets = 1 + static_cast<int>(100e6 / one);
+  int const sets = bench::sets_of(one);
   std::vector<Set> buffers;
   for (int i = 0; i < sets; ++i)
     buffers.push_back({bench::random_on_device<T>(ctx, wide, static_cast<std::uint64_t>(4 * i), 0, 3),
@@ -80,7 +69,7 @@ void maps(Cuda const& ctx, Report const& report, Index rows, Index D) {
     // The last 4 rows, from poisoned outputs.
     auto const part = [&](auto const& from) { return to_host(ctx, from.view().slice(0, rows - 4, 4)); };
     auto const& b = set(0);
-    poison(ctx, b.y), poison(ctx, b.d_both);
+    bench::poison(ctx, b.y), bench::poison(ctx, b.d_both);
     forward(0), backward(0);
     auto const both = converted<double>(part(b.both)), d_y = converted<double>(part(b.d_y));
     Tensor<double, 2> y{d_y.shape()}, d_both{both.shape()};
@@ -93,12 +82,14 @@ void maps(Cuda const& ctx, Report const& report, Index rows, Index D) {
                                                                    .d_y = d_y,
                                                                    .d_gate = halves(d_both, 0),
                                                                    .d_value = halves(d_both, 1)});
-    expect_close("y", part(b.y), y, {.scale = 1});
-    expect_close("gradients", part(b.d_both), d_both, {.scale = 1});
+    bench::expect_close<T>("y", part(b.y), y, {.scale = 1});
+    bench::expect_close<T>("gradients", part(b.d_both), d_both, {.scale = 1});
     auto const name = concat("gated_unit ", to_string(kind)), back = concat("gated_unit_backward ", to_string(kind));
     report(name.c_str(), scalar_traits<T>::name, rows, D, 3 * one, sets, forward);
     report(back.c_str(), scalar_traits<T>::name, rows, D, 5 * one, sets, backward);
   }
+  bench::expect_problem<verify::ActivationProblem, T>(ctx, {{100, D, Activation::silu}});
+  bench::expect_problem<verify::AddProblem, T>(ctx, {{100, D}});
   report("activation silu", scalar_traits<T>::name, rows, D, 2 * one, sets,
          [&](int i) { activation(ctx, ActivationArgs<T>{.kind = Activation::silu, .x = set(i).d_y.view(), .y = set(i).y}); });
   report("add", scalar_traits<T>::name, rows, D, 3 * one, sets,
@@ -115,7 +106,7 @@ void heads(Cuda const& ctx, Report const& report, Index rows, Index H, Index P) 
   };
   Shape<2> const shape{rows, H * P};
   double const one = static_cast<double>(rows) * static_cast<double>(H * P) * sizeof(T);
-  int const sets = 1 + static_cast<int>(100e6 / one);
+  int const sets = bench::sets_of(one);
   std::vector<Set> buffers;
   for (int i = 0; i < sets; ++i)
     buffers.push_back({bench::random_on_device<T>(ctx, Shape<2>{rows, H}, static_cast<std::uint64_t>(2 * i)),
@@ -124,6 +115,8 @@ void heads(Cuda const& ctx, Report const& report, Index rows, Index H, Index P) 
   auto const bias = bench::random_on_device<T>(ctx, Shape<1>{H}, 1000);
   auto const d_bias = bench::random_on_device<float>(ctx, Shape<1>{H}, 1001);
   auto const set = [&](int i) -> Set const& { return buffers[static_cast<std::size_t>(i % sets)]; };
+  bench::expect_problem<verify::ExpandHeadsProblem, T>(ctx, {{100, H, P}});
+  bench::expect_problem<verify::ExpandHeadsBackwardProblem, T>(ctx, {{2000, H, P}});
   report("expand_heads softplus", scalar_traits<T>::name, rows, H * P, one, sets, [&](int i) {
     expand_heads(ctx, ExpandHeadsArgs<T>{.x = set(i).x.view(), .bias = bias.view(), .softplus = true, .y = set(i).y});
   });
@@ -172,10 +165,16 @@ void embeddings(Cuda const& ctx, Report const& report, char const* name, Index n
     return View{from.data(), Shape<2>{from.shape()[0], (from.shape()[1] + 96) / 97}, Shape<2>{from.shape()[1], 97}};
   };
   auto const terms = 1 + static_cast<double>(n) / static_cast<double>(used.size());
-  auto const comparison = verify::compare(columns(got), columns(expected), {.terms = terms, .scale = std::sqrt(terms)});
-  all_right = all_right && comparison;
-  if (!comparison) std::printf("WRONG d_weight: %s\n", comparison.describe().c_str());
+  bench::expect(static_cast<bool>(verify::compare(columns(got), columns(expected), {.terms = terms, .scale = std::sqrt(terms)})),
+                "embedding_backward");
 
+  bench::poison(ctx, y);
+  embedding(ctx, EmbeddingArgs<T>{.tokens = there.view(), .weight = weight.view(), .y = y});
+  auto const table = to_host(ctx, weight), copied = to_host(ctx, y);
+  bool alike = true;
+  for (Index i = 0; i < n; ++i)
+    alike = alike && !std::memcmp(&copied(i, 0), &table(tokens(i), 0), static_cast<std::size_t>(D) * sizeof(T));
+  bench::expect(alike, "embedding");
   auto const row = static_cast<double>(D), rows_used = static_cast<double>(used.size()), all = static_cast<double>(n);
   auto const forward_name = concat("embedding, ", name), backward_name = concat("embedding_backward, ", name);
   report(forward_name.c_str(), scalar_traits<T>::name, n, D, row * sizeof(T) * (all + rows_used), 4, [&](int i) {
@@ -186,30 +185,17 @@ void embeddings(Cuda const& ctx, Report const& report, char const* name, Index n
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s\n\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12);
-  std::printf("what                               type    rows     D        us    GB/s   share\n");
-  Report const report{ctx, ceilings};
-  maps<bf16>(ctx, report, 16384, 3072);
-  maps<float>(ctx, report, 16384, 1152);
-  heads<bf16>(ctx, report, 16384, 36, 64);
-  Index const V = 50304;
-  embeddings<bf16>(ctx, report, "uniform", 16384, V, 1152, [](double u) { return u * V; });
-  embeddings<bf16>(ctx, report, "1 / rank", 16384, V, 1152, [](double u) { return std::pow(V + 1.0, u) - 1; });
-  embeddings<bf16>(ctx, report, "4 columns", 16384, V, 4, [](double u) { return u * V; });
-  embeddings<bf16>(ctx, report, "one token", 16384, V, 1152, [](double) { return 5.0; });
-  std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+int main() {
+  return bench::program("every checked output is within its allowed error", [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+    std::printf("what                               type    rows     D        us    GB/s   share\n");
+    Report const report{ctx, ceilings};
+    maps<bf16>(ctx, report, 16384, 3072);
+    maps<float>(ctx, report, 16384, 1152);
+    heads<bf16>(ctx, report, 16384, 36, 64);
+    Index const V = 50304;
+    embeddings<bf16>(ctx, report, "uniform", 16384, V, 1152, [](double u) { return u * V; });
+    embeddings<bf16>(ctx, report, "1 / rank", 16384, V, 1152, [](double u) { return std::pow(V + 1.0, u) - 1; });
+    embeddings<bf16>(ctx, report, "4 columns", 16384, V, 4, [](double u) { return u * V; });
+    embeddings<bf16>(ctx, report, "one token", 16384, V, 1152, [](double) { return 5.0; });
+  });
 }

@@ -10,15 +10,13 @@
 #include <cstdio>
 
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/compare.hpp>
 
-#include "support/cuda.cuh"
+#include "support/product.cuh"
 
 using namespace blackmamba;
 
 namespace {
 
-bool all_right = true;
 double bytes_per_ms = 1, flops_per_ms = 1;
 
 struct Map {
@@ -37,17 +35,10 @@ std::vector<Map> maps(Index D) {
           {"router", 8, D, D, false}};
 }
 
-template <class T, int Rank>
-void poison(Cuda const& ctx, DeviceTensor<T, Rank> const& t) {
-  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, static_cast<std::size_t>(t.size()) * sizeof(T), ctx.stream()), "memset");
-}
-
 template <class T>
-void expect_close(char const* name, Index terms, Tensor<T, 2> const& got, Tensor<double, 2> const& expected) {
-  verify::Cost const cost{.terms = static_cast<double>(terms), .scale = std::sqrt(static_cast<double>(terms))};
-  auto const comparison = verify::compare(got.view(), expected.view(), cost);
-  all_right = all_right && comparison;
-  if (!comparison) std::printf("WRONG %s: %s\n", name, comparison.describe().c_str());
+void expect_sums(char const* name, Index terms, Tensor<T, 2> const& got, Tensor<double, 2> const& expected) {
+  auto const n = static_cast<double>(terms);
+  bench::expect_close<T>(name, got, expected, {.terms = n, .scale = std::sqrt(n)});
 }
 
 /// Part of the matrix that `random_on_device` makes of a stream, widened: `rows` rows from `row` on of `columns` columns from
@@ -84,7 +75,7 @@ void run_many(Cuda const& ctx, Map const& map, Index M) {
   LinearBackwardArgs<T> b{.x = x, .weight = weight.view(), .d_y = d_y.view(), .d_x = d_x, .d_weight = d_weight};
   if (with_bias) f.bias = bias.view(), b.d_bias = d_bias;
 
-  poison(ctx, y), poison(ctx, d_x);
+  bench::poison(ctx, y), bench::poison(ctx, d_x);
   detail::check_cuda(cudaMemsetAsync(d_weight.data(), 0, static_cast<std::size_t>(d_weight.size()) * 4, ctx.stream()), "memset");
   linear(ctx, f), linear_backward(ctx, b);
   // The last two rows of y and d_x, the last two of d_weight.
@@ -101,9 +92,9 @@ void run_many(Cuda const& ctx, Map const& map, Index M) {
                   LinearBackwardArgs<double>{.x = tail(host_x), .weight = host_weight, .d_y = row_d_y, .d_x = two_d_x});
   linear_backward(Reference{}, LinearBackwardArgs<double>{
                                    .x = host_x, .weight = tail(host_weight), .d_y = column_d_y, .d_weight = two_d_weight});
-  expect_close("y", K, to_host(ctx, y.view().slice(0, M - 2, 2)), two_y);
-  expect_close("d_x", N, to_host(ctx, d_x.view().slice(0, M - 2, 2)), two_d_x);
-  expect_close("d_weight", M, to_host(ctx, d_weight.view().slice(0, N - 2, 2)), two_d_weight);
+  expect_sums("y", K, to_host(ctx, y.view().slice(0, M - 2, 2)), two_y);
+  expect_sums("d_x", N, to_host(ctx, d_x.view().slice(0, M - 2, 2)), two_d_x);
+  expect_sums("d_weight", M, to_host(ctx, d_weight.view().slice(0, N - 2, 2)), two_d_weight);
 
   auto const m = static_cast<double>(M), n = static_cast<double>(N), k = static_cast<double>(K),
              size = static_cast<double>(sizeof(T));
@@ -163,7 +154,7 @@ template <class T>
 void run_few(Cuda const& ctx, Map const& map, Index M) {
   auto const [name, N, K, stride, with_bias] = map;
   Few<T> const few{ctx, map, M};
-  poison(ctx, few.y);
+  bench::poison(ctx, few.y);
   linear(ctx, few.args(0));
   Index const rows = std::min<Index>(M, 2);
   auto const x = random_part<T>(1, stride, M - rows, rows, 0, K), weight = random_part<T>(3, K, 0, N, 0, K);
@@ -172,7 +163,7 @@ void run_few(Cuda const& ctx, Map const& map, Index M) {
   LinearArgs<double> r{.x = x, .weight = weight, .bias = {}, .y = y};
   if (with_bias) r.bias = bias.view()[0];
   linear(Reference{}, r);
-  expect_close("y", K, to_host(ctx, few.y.view().slice(0, M - rows, rows)), y);
+  expect_sums("y", K, to_host(ctx, few.y.view().slice(0, M - rows, rows)), y);
 
   auto const m = static_cast<double>(M), n = static_cast<double>(N), k = static_cast<double>(K);
   int const calls = static_cast<int>(std::clamp<Index>(Few<T>::sets(map), 4, 128));
@@ -203,42 +194,22 @@ void run_chain(Cuda const& ctx, Index D, Index M) {
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  bytes_per_ms = ceilings.bytes_per_second * 1e-3;
-  {
-    Shape<2> const square{8192, 8192};
-    auto const a = bench::random_on_device<bf16>(ctx, square, 1), b = bench::random_on_device<bf16>(ctx, square, 2);
-    DeviceTensor<bf16, 2> const y{ctx, square};
-    flops_per_ms =
-        2 * std::pow(8192.0, 3) /
-        bench::milliseconds(
-            ctx, 4, [&](int) { linear(ctx, LinearArgs<bf16>{.x = a.view(), .weight = b.view(), .bias = {}, .y = y}); }, 11);
-  }
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s, 8192³ product %.0f TFLOP/s\n\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12, flops_per_ms * 1e-9);
-  std::printf("what     map           M      N     K        us     GB/s  TFLOP/s   share\n");
-  for (Index const D : {1152, 1472}) {
-    for (auto const& map : maps(D)) run_many<bf16>(ctx, map, 16384);
-    for (Index const M : {1, 16, 64}) {
-      for (auto const& map : maps(D)) run_few<bf16>(ctx, map, M);
-      run_few<bf16>(ctx, Map{"lm_head", 50304, D, D, false}, M);
-      run_chain<bf16>(ctx, D, M);
+int main() {
+  return bench::program("every checked output is within its allowed error", [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+    bytes_per_ms = ceilings.bytes_per_second * 1e-3;
+    flops_per_ms = bench::product_flops_per_second(ctx) * 1e-3;
+    std::printf("8192³ product %.0f TFLOP/s\n\n", flops_per_ms * 1e-9);
+    std::printf("what     map           M      N     K        us     GB/s  TFLOP/s   share\n");
+    for (Index const D : {1152, 1472}) {
+      for (auto const& map : maps(D)) run_many<bf16>(ctx, map, 16384);
+      for (Index const M : {1, 16, 64}) {
+        for (auto const& map : maps(D)) run_few<bf16>(ctx, map, M);
+        run_few<bf16>(ctx, Map{"lm_head", 50304, D, D, false}, M);
+        run_chain<bf16>(ctx, D, M);
+      }
     }
-  }
-  std::printf("float\n");
-  for (auto const& map : maps(1152)) run_many<float>(ctx, map, 4096);
-  for (auto const& map : maps(1152)) run_few<float>(ctx, map, 1);
-  std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+    std::printf("float\n");
+    for (auto const& map : maps(1152)) run_many<float>(ctx, map, 4096);
+    for (auto const& map : maps(1152)) run_few<float>(ctx, map, 1);
+  });
 }

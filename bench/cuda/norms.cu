@@ -8,15 +8,12 @@
 #include <cstdio>
 
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"
 
 using namespace blackmamba;
 
 namespace {
-
-bool all_right = true;
 
 struct Rms {
   static constexpr char const* name = "rms_norm";
@@ -37,14 +34,6 @@ struct Layer {
   static void backward(auto const& ctx, auto const& a) { layer_norm_backward(ctx, a); }
 };
 
-template <class T, int Rank>
-void expect_close(char const* name, Index D, Tensor<T, Rank> const& got, Tensor<double, Rank> const& expected) {
-  verify::Cost const cost{.terms = static_cast<double>(D)};
-  auto const comparison = verify::compare(got.view(), expected.view(), cost);
-  all_right = all_right && comparison;
-  if (!comparison) std::printf("WRONG %s: %s\n", name, comparison.describe().c_str());
-}
-
 template <class Norm, class T>
 void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D) {
   struct Set {
@@ -53,7 +42,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D) 
   };
   Shape<2> const shape{rows, D};
   double const elements = static_cast<double>(rows) * static_cast<double>(D);
-  int const sets = 1 + static_cast<int>(150e6 / (elements * 8));
+  int const sets = bench::sets_of(elements * 8);
   auto const weight = bench::random_on_device<T>(ctx, Shape<1>{D}, 1);
   auto const d_weight = bench::random_on_device<float>(ctx, Shape<1>{D}, 2);
   std::vector<Set> buffers;
@@ -81,9 +70,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D) 
 
   // The last 8 rows, from poisoned outputs.
   auto const& b0 = buffers[0];
-  for (auto const* out : {&b0.y, &b0.d_x})
-    detail::check_cuda(cudaMemsetAsync(out->data(), 0xff, static_cast<std::size_t>(out->size()) * sizeof(T), ctx.stream()),
-                       "memset");
+  bench::poison_all(ctx, b0.y, b0.d_x);
   auto const part = [&](auto const& from) { return to_host(ctx, from.view().slice(0, rows - 8, 8)); };
   auto const x = converted<double>(part(b0.x)), d_y = converted<double>(part(b0.d_y));
   auto stream = converted<double>(part(b0.stream)), d_stream = converted<double>(part(b0.d_stream));
@@ -96,9 +83,10 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D) 
   typename Norm::template Backward<double> r;
   r.weight = host_weight, r.residual = stream, r.d_y = d_y, r.d_residual = d_stream, r.d_x = d_x;
   Norm::backward(Reference{}, r);
-  expect_close("y", D, part(b0.y), y);
-  expect_close("d_x", D, part(b0.d_x), d_x);
-  expect_close("d_residual", D, part(b0.d_stream), d_stream);
+  verify::Cost const cost{.terms = static_cast<double>(D)};
+  bench::expect_close<T>("y", part(b0.y), y, cost);
+  bench::expect_close<T>("d_x", part(b0.d_x), d_x, cost);
+  bench::expect_close<float>("d_residual", part(b0.d_stream), d_stream, cost);
 
   auto const report = [&](char const* what, double ms, double bytes) {
     std::printf("%-10s %-8s %-5s %6lld %5lld %9.2f %7.0f %6.1f%%\n", Norm::name, what, scalar_traits<T>::name, rows, D, 1e3 * ms,
@@ -110,26 +98,13 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Index rows, Index D) 
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s\n\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12);
-  std::printf("what                type    rows     D        us    GB/s   share\n");
-  run<Rms, bf16>(ctx, ceilings, 16384, 1152);
-  run<Rms, bf16>(ctx, ceilings, 16384, 1472);
-  run<Rms, bf16>(ctx, ceilings, 64, 1152);
-  run<Rms, float>(ctx, ceilings, 16384, 1152);
-  run<Layer, bf16>(ctx, ceilings, 16384, 1152);
-  std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+int main() {
+  return bench::program("every checked output is within its allowed error", [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+    std::printf("what                type    rows     D        us    GB/s   share\n");
+    run<Rms, bf16>(ctx, ceilings, 16384, 1152);
+    run<Rms, bf16>(ctx, ceilings, 16384, 1472);
+    run<Rms, bf16>(ctx, ceilings, 64, 1152);
+    run<Rms, float>(ctx, ceilings, 16384, 1152);
+    run<Layer, bf16>(ctx, ceilings, 16384, 1152);
+  });
 }

@@ -1,16 +1,19 @@
 // What routers cost on a GPU: the operations that they are made of, then every router of the list, in training with its way back.
-// Choices are checked against the CPU's first.
+// First every operation is checked at its size, from poisoned outputs, against the reference, and every router's choices and
+// weights against the CPU's.
 //
 // Times are medians of graph replays. A layer's logits are small and its router runs right after the product that made them, so
 // they are in the cache here too; bytes are those of the logits, each read once, and the share is that of the copy bandwidth of
 // this run. What bounds such small work is the number of kernels that follow one another: the floor is that of empty ones.
 
+#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 
 #include <blackmamba/cuda.cuh>
 
 #include <blackmamba/layers/routers/list.hpp>
+#include <blackmamba/verify/problems/route.hpp>
+#include <blackmamba/verify/problems/route_gates.hpp>
 
 #include "support/cuda.cuh"
 
@@ -18,7 +21,6 @@ using namespace blackmamba;
 
 namespace {
 
-bool all_right = true;
 using T = bf16;
 
 struct Size {
@@ -38,8 +40,22 @@ void expect_same(char const* what, DeviceTensor<A, Rank> const& got, Tensor<A, R
   auto const there = to_host(ctx, got);
   Index wrong = 0;
   for (Index i = 0; i < there.size(); ++i) wrong += there.data()[i] != expected.data()[i];
-  if (wrong > 0) std::printf("WRONG %s: %lld of %lld\n", what, wrong, there.size());
-  all_right = all_right && wrong == 0;
+  bench::expect(wrong == 0, concat(what, ": ", wrong, " of ", there.size()));
+}
+
+/// Choices of two contexts, whose scores differ by rounding: one in a thousand may fall between two that are equal up to that.
+void expect_alike(char const* what, Tensor<int, 2> const& experts, Tensor<float, 2> const& weights, Tensor<int, 2> const& expected,
+                  Tensor<float, 2> const& expected_weights) {
+  Index others = 0;
+  float worst = 0;
+  for (Index i = 0; i < experts.size(); ++i) {
+    if (experts.data()[i] != expected.data()[i])
+      ++others;
+    else if (expected.data()[i] >= 0)
+      worst = std::max(worst, std::fabs(weights.data()[i] - expected_weights.data()[i]));
+  }
+  bench::expect(1000 * others <= experts.size() && worst <= 1e-4f,
+                concat(what, ": ", others, " of ", experts.size(), " choices, weights by up to ", worst));
 }
 
 void operations(Cuda const& ctx, bench::Ceilings const& ceilings, Size const& s) {
@@ -71,9 +87,11 @@ void operations(Cuda const& ctx, bench::Ceilings const& ceilings, Size const& s)
 
   Tensor<int, 2> expected{few}, expected_columns{all};
   Tensor<float, 2> unread{few};
+  bench::poison_all(ctx, experts, columns, weights, scores, thresholds);
   top_k();
   route_top_k_softmax(Cpu{}, RouteArgs<T>{.logits = to_host(ctx, logits), .experts = expected, .weights = unread});
   expect_same("route_top_k_softmax", experts, expected, ctx);
+  bench::poison(ctx, experts);
   score(), choose(), take();
   auto const there = to_host(ctx, scores);
   auto const of = to_host(ctx, bias);
@@ -82,6 +100,17 @@ void operations(Cuda const& ctx, bench::Ceilings const& ceilings, Size const& s)
   route_expert_choice(Cpu{}, ExpertChoiceArgs<float>{.scores = there, .capacity = share, .experts = expected_columns});
   expect_same("route_expert_choice", columns, expected_columns, ctx);
 
+  // The same sizes with the numbers of `verify`, which poisons too and computes the expected in double.
+  int const softmax = static_cast<int>(Gate::softmax), sigmoid = static_cast<int>(Gate::sigmoid);
+  bench::expect_problem<verify::RouteTopKSoftmaxProblem, T>(ctx, {{s.tokens, s.E, s.k}});
+  bench::expect_problem<verify::RouteTopKSoftmaxBackwardProblem, T>(ctx, {{s.tokens, s.E, s.k}});
+  bench::expect_problem<verify::RouteScoresProblem, T>(ctx, {{s.tokens, s.E, s.k, sigmoid}});
+  bench::expect_problem<verify::RouteGateProblem, T>(ctx, {{s.tokens, s.E, s.k, softmax}});
+  bench::expect_problem<verify::RouteGateBackwardProblem, T>(ctx, {{s.tokens, s.E, s.k, softmax}});
+  bench::expect_problem<verify::BalanceThresholdsProblem, T>(ctx, {{s.tokens, s.E, s.k}});
+  bench::expect_problem<verify::BalanceLossProblem, T>(ctx, {{s.tokens, s.E, s.k}});
+  bench::expect_problem<verify::RouterZLossProblem, T>(ctx, {{s.tokens, s.E, s.k}});
+  bench::expect_problem<verify::SparsityLossProblem, T>(ctx, {{s.tokens, s.E, s.k}});
   time("route_top_k_softmax", top_k);
   time("route_top_k_softmax_backward", [&] {
     route_top_k_softmax_backward(
@@ -120,7 +149,9 @@ void router(Cuda const& ctx, Size const& s) {
   auto const logits = bench::random_on_device<T>(ctx, all, 1, 0, 3);
   auto const d_weights = bench::random_on_device<float>(ctx, slots, 2);
   auto const memory = bench::random_on_device<T>(ctx, Shape<1>{router_memory<R>(d)}, 3, 0.3f, 0.1f);
-  DeviceTensor<Token, 1> const tokens{ctx, Shape<1>{s.tokens}};
+  Tensor<Token, 1> host_tokens{Shape<1>{s.tokens}};
+  for (Index i = 0; i < s.tokens; ++i) host_tokens(i) = static_cast<Token>(i * i % 50021);
+  auto const tokens = to_device(ctx, host_tokens);
   DeviceTensor<int, 2> const experts{ctx, slots};
   DeviceTensor<float, 2> const weights{ctx, slots};
   DeviceTensor<float, 1> const observed{ctx, Shape<1>{s.E}}, loss{ctx, Shape<1>{1}};
@@ -151,6 +182,16 @@ void router(Cuda const& ctx, Size const& s) {
                                 .loss = loss,
                                 .d_logits = d_logits});
   };
+  bench::poison_all(ctx, experts, weights);
+  route(Mode::inference);
+  Cpu const cpu;
+  auto const host_logits = to_host(ctx, logits);
+  auto const host_memory = to_host(ctx, memory);
+  Tensor<int, 2> host_experts{slots};
+  Tensor<float, 2> host_weights{slots};
+  R::route(Pass<Cpu, T>{.ctx = cpu, .tokens = host_tokens}, d,
+           RouterArgs<T>{.logits = host_logits, .memory = host_memory, .experts = host_experts, .weights = host_weights});
+  expect_alike(R::name, to_host(ctx, experts), to_host(ctx, weights), host_experts, host_weights);
   double const inference = bench::milliseconds(ctx, 10, [&](int) { route(Mode::inference); });
   // Each call begins where the last one ended, as the passes of a step do.
   double const training = bench::milliseconds(ctx, 10, [&](int) { route(Mode::training); });
@@ -161,29 +202,18 @@ void router(Cuda const& ctx, Size const& s) {
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  double const floor = bench::milliseconds(ctx, 100, [&](int) { empty_kernel<<<132, 64, 0, ctx.stream()>>>(); });
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s, an empty kernel %.2f us\n\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12, 1e3 * floor);
-  Size const sizes[]{{16384, 8, 1}, {16384, 8, 2}, {16384, 64, 8}, {131072, 8, 2}};
-  std::printf("operation                    tokens    E  k        us  tokens/us  share\n");
-  for (auto const& size : sizes) operations(ctx, ceilings, size);
-  std::printf("\nrouter             tokens    E  k  training inference  backward, us\n");
-  for (auto const& size : {sizes[0], sizes[2]})
-    for (Index kind = 0; kind < Routers::size; ++kind)
-      Routers::visit(kind, [&]<class R>(std::type_identity<R>) { router<R>(ctx, size); });
-  ctx.synchronize();
-  std::printf(all_right ? "\nevery checked choice is that of the CPU\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+int main() {
+  return bench::program("every operation is within its allowed error, every router chooses as on the CPU",
+                        [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+                          double const floor =
+                              bench::milliseconds(ctx, 100, [&](int) { empty_kernel<<<132, 64, 0, ctx.stream()>>>(); });
+                          std::printf("an empty kernel %.2f us\n\n", 1e3 * floor);
+                          Size const sizes[]{{16384, 8, 1}, {16384, 8, 2}, {16384, 64, 8}, {131072, 8, 2}};
+                          std::printf("operation                    tokens    E  k        us  tokens/us  share\n");
+                          for (auto const& size : sizes) operations(ctx, ceilings, size);
+                          std::printf("\nrouter             tokens    E  k  training inference  backward, us\n");
+                          for (auto const& size : {sizes[0], sizes[2]})
+                            for (Index kind = 0; kind < Routers::size; ++kind)
+                              Routers::visit(kind, [&]<class R>(std::type_identity<R>) { router<R>(ctx, size); });
+                        });
 }

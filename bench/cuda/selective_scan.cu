@@ -4,10 +4,9 @@
 // must move over the copy bandwidth, and the special functions (N + 3 an element) over their rate, both measured in this run.
 
 #include <cstdio>
-#include <cstring>
 
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/compare.hpp>
+#include <blackmamba/verify/problems/selective_scan.hpp>
 
 #include "support/cuda.cuh"
 
@@ -21,7 +20,6 @@ struct Case {
 };
 
 constexpr Index N = 16;
-bool all_right = true;
 
 template <class T>
 struct Buffers {
@@ -42,7 +40,7 @@ void run_scan(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
   Shape<4> const bc{c.B, c.L, 1, N};
   double const elements = static_cast<double>(c.B) * c.L * c.D;
   double const bytes = sizeof(T) * (4 * elements + 2.0 * c.B * c.L * N);
-  int const sets = 1 + static_cast<int>(150e6 / bytes);
+  int const sets = bench::sets_of(bytes);
   auto const A = bench::random_on_device<float>(ctx, Shape<2>{c.D, N}, 1, -2, 1.9f);
   auto const D = bench::random_on_device<T>(ctx, Shape<1>{c.D}, 2);
   auto const bias = bench::random_on_device<T>(ctx, Shape<1>{c.D}, 3, -1, 0.5f);
@@ -69,7 +67,7 @@ void run_scan(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
 
   // 8 channels of the last entry, beside a tile's edge, from poisoned outputs.
   auto const& b0 = buffers[0];
-  detail::check_cuda(cudaMemsetAsync(b0.y.data(), 0xff, static_cast<std::size_t>(b0.y.size()) * sizeof(T), ctx.stream()), "memset");
+  bench::poison(ctx, b0.y);
   launch(0);
   Index const first = c.D / 2 - 5, count = 8;
   auto const u = part(ctx, b0.u.view(), c.B - 1, first, count), delta = part(ctx, b0.delta.view(), c.B - 1, first, count),
@@ -91,10 +89,7 @@ void run_scan(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
                                                         .delta_softplus = true,
                                                         .y = expected});
   verify::Cost const cost{.terms = static_cast<double>(N + c.L)};
-  auto const comparison = verify::compare_with(got.view(), expected.view(),
-                                               [&](double e, double scale) { return verify::allowed_error<T>(cost, e, scale); });
-  all_right = all_right && comparison;
-  if (!comparison) std::printf("WRONG: %s\n", comparison.describe().c_str());
+  auto const comparison = bench::expect_close<T>("y", got, expected, cost);
 
   double const ms = bench::milliseconds(ctx, std::max(sets, 4), launch);
   double const exps = elements * (N + 3);
@@ -108,9 +103,11 @@ void run_scan(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
 
 template <class T>
 void run_step(Cuda const& ctx, bench::Ceilings const& ceilings, Index batch, Index channels) {
+  bench::expect_problem<verify::SelectiveScanStepProblem, T>(
+      ctx, {{.batch = std::min(batch, Index{64}), .D = channels, .N = N, .with_D = false, .with_bias = false}});
   Shape<2> const shape{batch, channels};
   double const bytes = 8.0 * batch * channels * N + 4.0 * channels * N + sizeof(T) * (4.0 * batch * channels + 2.0 * batch * N);
-  int const sets = 1 + static_cast<int>(150e6 / bytes);
+  int const sets = bench::sets_of(bytes);
   struct Set {
     DeviceTensor<float, 2> A;
     DeviceTensor<float, 3> state;
@@ -147,31 +144,18 @@ void run_step(Cuda const& ctx, bench::Ceilings const& ceilings, Index batch, Ind
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s, %.3f T exp2/s, %.2f T fma/s\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12, ceilings.exps_per_second * 1e-12, ceilings.fmas_per_second * 1e-12);
-  std::printf(
-      "\nselective_scan, N 16, D, z, delta_bias, softplus\n"
-      "type   B     D      L        ms    GB/s  share  Gexp/s  share  floor ms  share  peer ms  ratio  worst error\n");
-  for (Case const& c :
-       {Case{8, 2048, 2304, 0.670}, Case{8, 2048, 2944, 0.847}, Case{1, 2048, 2304, 0.107}, Case{1, 65536, 2304, 3.674},
-        Case{64, 256, 2304, 0.648}, Case{8, 1024, 2304, 0}, Case{8, 1025, 2304, 0}, Case{8, 2049, 2304, 0}})
-    run_scan<bf16>(ctx, ceilings, c);
-  run_scan<float>(ctx, ceilings, {8, 2048, 2304, 1.308});
-  run_scan<blackmamba::half>(ctx, ceilings, {8, 2048, 2304, 0});
-  std::printf("\nselective_scan_step, N 16, z, softplus\n");
-  for (Index batch : {1, 8, 64, 512}) run_step<bf16>(ctx, ceilings, batch, 2304);
-  std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+int main() {
+  return bench::program("every checked output is within its allowed error", [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+    std::printf(
+        "selective_scan, N 16, D, z, delta_bias, softplus\n"
+        "type   B     D      L        ms    GB/s  share  Gexp/s  share  floor ms  share  peer ms  ratio  worst error\n");
+    for (Case const& c :
+         {Case{8, 2048, 2304, 0.670}, Case{8, 2048, 2944, 0.847}, Case{1, 2048, 2304, 0.107}, Case{1, 65536, 2304, 3.674},
+          Case{64, 256, 2304, 0.648}, Case{8, 1024, 2304, 0}, Case{8, 1025, 2304, 0}, Case{8, 2049, 2304, 0}})
+      run_scan<bf16>(ctx, ceilings, c);
+    run_scan<float>(ctx, ceilings, {8, 2048, 2304, 1.308});
+    run_scan<blackmamba::half>(ctx, ceilings, {8, 2048, 2304, 0});
+    std::printf("\nselective_scan_step, N 16, z, softplus\n");
+    for (Index batch : {1, 8, 64, 512}) run_step<bf16>(ctx, ceilings, batch, 2304);
+  });
 }

@@ -8,7 +8,6 @@
 #include <cstdio>
 
 #include <blackmamba/cuda.cuh>
-#include <blackmamba/verify/compare.hpp>
 
 #include "support/cuda.cuh"
 
@@ -22,7 +21,6 @@ struct Case {
 };
 
 constexpr Index N = 16;
-bool all_right = true;
 
 template <class T>
 struct Buffers {
@@ -43,7 +41,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
   Shape<4> const bc{c.B, c.L, 1, N};
   double const elements = static_cast<double>(c.B) * c.L * c.D;
   double const bytes = sizeof(T) * (7 * elements + 4.0 * c.B * c.L * N);
-  int const sets = 1 + static_cast<int>(150e6 / bytes);
+  int const sets = bench::sets_of(bytes);
   auto const A = bench::random_on_device<float>(ctx, Shape<2>{c.D, N}, 1, -2, 1.9f);
   auto const D = bench::random_on_device<T>(ctx, Shape<1>{c.D}, 2);
   auto const bias = bench::random_on_device<T>(ctx, Shape<1>{c.D}, 3, -1, 0.5f);
@@ -83,9 +81,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
 
   // 8 channels of the last entry, beside a tile's edge, from poisoned outputs.
   auto const& b0 = buffers[0];
-  for (auto const* out : {&b0.d_u, &b0.d_delta, &b0.d_z})
-    detail::check_cuda(cudaMemsetAsync(out->data(), 0xff, static_cast<std::size_t>(out->size()) * sizeof(T), ctx.stream()),
-                       "memset");
+  bench::poison_all(ctx, b0.d_u, b0.d_delta, b0.d_z, b0.d_B, b0.d_C);
   launch(0);
   Index const first = c.D / 2 - 5, count = 8, b = c.B - 1;
   auto const of = [&](auto const& tensor) { return part(ctx, tensor.view(), b, first, count); };
@@ -112,10 +108,7 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
   verify::Cost const cost{.terms = static_cast<double>(N + 2 * c.L)};
   double worst = 0, share = 0;
   auto const compare = [&](char const* name, Tensor<double, 3> const& got, Tensor<double, 3> const& expected) {
-    auto const comparison = verify::compare_with(got.view(), expected.view(),
-                                                 [&](double e, double scale) { return verify::allowed_error<T>(cost, e, scale); });
-    all_right = all_right && comparison;
-    if (!comparison) std::printf("WRONG %s: %s\n", name, comparison.describe().c_str());
+    auto const comparison = bench::expect_close<T>(name, got, expected, cost);
     worst = std::max(worst, comparison.scaled()), share = std::max(share, comparison.share);
   };
   compare("d_u", of(b0.d_u), d_u), compare("d_delta", of(b0.d_delta), d_delta), compare("d_z", of(b0.d_z), d_z);
@@ -131,28 +124,15 @@ void run(Cuda const& ctx, bench::Ceilings const& ceilings, Case const& c) {
 
 }  // namespace
 
-int main() try {
-  if (cuda_device_count() == 0) {
-    std::printf("skipped: no NVIDIA GPU here\n");
-    return 0;
-  }
-  Cuda const ctx;
-  cudaDeviceProp properties;
-  detail::check_cuda(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
-  auto const ceilings = bench::measure_ceilings(ctx);
-  std::printf("%s, %d multiprocessors: copy %.3f TB/s, %.3f T exp2/s, %.2f T fma/s\n", properties.name, ctx.multiprocessors(),
-              ceilings.bytes_per_second * 1e-12, ceilings.exps_per_second * 1e-12, ceilings.fmas_per_second * 1e-12);
-  std::printf(
-      "\nselective_scan_backward, N 16, D, z, delta_bias, softplus, every gradient but of states; floors in ms\n"
-      "type   B     D      L        ms |  bytes   exps   fmas | share  peer ms  ratio  worst error\n");
-  for (Case const& c : {Case{8, 2048, 2304, 2.764}, Case{8, 2048, 2944, 3.523}, Case{1, 2048, 2304, 0.439},
-                        Case{1, 65536, 2304, 11.69}, Case{64, 256, 2304, 3.203}, Case{8, 2049, 2304, 0}})
-    run<bf16>(ctx, ceilings, c);
-  run<float>(ctx, ceilings, {8, 2048, 2304, 3.060});
-  run<blackmamba::half>(ctx, ceilings, {8, 2048, 2304, 0});
-  std::printf(all_right ? "\nevery checked output is within its allowed error\n" : "\nWRONG OUTPUTS\n");
-  return all_right ? 0 : 1;
-} catch (std::exception const& thrown) {
-  std::fprintf(stderr, "%s\n", thrown.what());
-  return 1;
+int main() {
+  return bench::program("every checked output is within its allowed error", [](Cuda const& ctx, bench::Ceilings const& ceilings) {
+    std::printf(
+        "selective_scan_backward, N 16, D, z, delta_bias, softplus, every gradient but of states; floors in ms\n"
+        "type   B     D      L        ms |  bytes   exps   fmas | share  peer ms  ratio  worst error\n");
+    for (Case const& c : {Case{8, 2048, 2304, 2.764}, Case{8, 2048, 2944, 3.523}, Case{1, 2048, 2304, 0.439},
+                          Case{1, 65536, 2304, 11.69}, Case{64, 256, 2304, 3.203}, Case{8, 2049, 2304, 0}})
+      run<bf16>(ctx, ceilings, c);
+    run<float>(ctx, ceilings, {8, 2048, 2304, 3.060});
+    run<blackmamba::half>(ctx, ceilings, {8, 2048, 2304, 0});
+  });
 }

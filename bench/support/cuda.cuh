@@ -1,10 +1,15 @@
 #pragma once
-// How benchmarks on a GPU measure: medians of graph replays, random numbers made on the device, and the ceilings of the card.
+// What benchmarks on a GPU share: how they check and measure. Outputs are poisoned and compared with the reference, then medians of
+// graph replays are taken over buffers that together exceed the L2 cache, and printed beside the ceilings of the same run.
 
 #include <algorithm>
+#include <cstdio>
+#include <string>
 #include <vector>
 
 #include <blackmamba/core/cuda/tensor.cuh>
+#include <blackmamba/verify/check.hpp>
+#include <blackmamba/verify/placement.cuh>
 
 namespace bench {
 
@@ -32,6 +37,75 @@ DeviceTensor<T, Rank> random_on_device(Cuda const& ctx, Shape<Rank> shape, std::
   fill_kernel<<<1024, 256, 0, ctx.stream()>>>(out.data(), out.size(), stream, centre, spread);
   detail::check_launch("fill_kernel");
   return out;
+}
+
+/// Sets of buffers, of so many bytes each, that together are three times the L2 cache of an H100, or `most` of them: call i of a
+/// graph takes set i % sets.
+inline int sets_of(double bytes, int most = 400) { return std::min(most, 1 + static_cast<int>(150e6 / bytes)); }
+
+/// All bits of the elements, which is NaN in every scalar and -1 in every integer: what a kernel leaves unwritten shows.
+template <class Contiguous>
+void poison(Cuda const& ctx, Contiguous const& t) {
+  auto const bytes = static_cast<std::size_t>(t.size()) * sizeof(*t.data());
+  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, bytes, ctx.stream()), "memset");
+}
+template <class... Tensors>
+void poison_all(Cuda const& ctx, Tensors const&... tensors) {
+  (poison(ctx, tensors), ...);
+}
+
+/// Tensors too large to bring to the host: a sum over bits and places, the same in any order, and how many are not finite.
+struct Summary {
+  unsigned long long bits, not_finite;
+  friend bool operator==(Summary const&, Summary const&) = default;
+};
+
+template <class T>
+__global__ void summary_kernel(T const* x, Index count, unsigned long long* out) {
+  unsigned long long bits = 0, not_finite = 0;
+  for (Index i = Index{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += Index{gridDim.x} * blockDim.x) {
+    auto const value = static_cast<float>(widen(x[i]));
+    auto const word = (static_cast<unsigned long long>(i) << 32 ^ __float_as_uint(value)) * 0xbf58476d1ce4e5b9ull;
+    bits += word ^ (word >> 29);
+    not_finite += !isfinite(value);
+  }
+  atomicAdd(out, bits), atomicAdd(out + 1, not_finite);
+}
+
+/// Of a contiguous tensor of at most 32 bits an element. Waits.
+template <class T, int Rank>
+Summary summary(Cuda const& ctx, View<T, Rank> x) {
+  static_assert(sizeof(T) <= 4);
+  auto const out = to_device(ctx, Tensor<unsigned long long, 1>{Shape<1>{2}});
+  summary_kernel<<<1024, 256, 0, ctx.stream()>>>(x.data(), x.size(), out.data());
+  detail::check_launch("summary_kernel");
+  auto const sums = to_host(ctx, out);
+  return {sums(0), sums(1)};
+}
+
+/// Of all that the program has checked.
+inline bool all_right = true;
+
+inline void expect(bool right, std::string const& what) {
+  all_right = all_right && right;
+  if (!right) std::printf("WRONG %s\n", what.c_str());
+}
+
+/// `got`, rounded to `T` once, whatever it is held in now, against the exact values.
+template <class T, class Got, class Exact>
+verify::Comparison expect_close(char const* name, Got const& got, Exact const& exact, verify::Cost const& cost) {
+  auto comparison = verify::compare_with(got.view(), exact.view(),
+                                         [&](double value, double scale) { return verify::allowed_error<T>(cost, value, scale); });
+  comparison.scale = std::max(comparison.scale, cost.scale);
+  expect(static_cast<bool>(comparison), concat(name, ": ", comparison.describe()));
+  return comparison;
+}
+
+/// Verify's problem of an operation at the sizes that are timed: every output begins as NaN, the reference computes in double.
+template <template <Scalar> class P, Scalar T>
+void expect_problem(Cuda const& ctx, std::vector<typename P<T>::Size> const& sizes) {
+  auto const report = verify::check<P, T>(ctx, {}, sizes);
+  for (auto const& failure : report.failures()) expect(false, failure);
 }
 
 /// Milliseconds of one call: the median over replays of a graph of `calls` calls, call i being `launch(i)`.
@@ -127,6 +201,28 @@ inline Ceilings measure_ceilings(Cuda const& ctx) {
                           detail::check_launch("rate_kernel");
                         });
   return out;
+}
+
+/// A benchmark as a program: a line about the card and its ceilings, `body(ctx, ceilings)`, and `right` if all that was checked is.
+template <class Body>
+int program(char const* right, Body&& body) try {
+  if (cuda_device_count() == 0) {
+    std::printf("skipped: no NVIDIA GPU here\n");
+    return 0;
+  }
+  Cuda const ctx;
+  cudaDeviceProp card;
+  detail::check_cuda(cudaGetDeviceProperties(&card, ctx.device()), "cudaGetDeviceProperties");
+  auto const ceilings = measure_ceilings(ctx);
+  std::printf("%s, %d multiprocessors: copy %.3f TB/s, %.3f T exp2/s, %.2f T fma/s\n\n", card.name, ctx.multiprocessors(),
+              ceilings.bytes_per_second * 1e-12, ceilings.exps_per_second * 1e-12, ceilings.fmas_per_second * 1e-12);
+  body(ctx, ceilings);
+  ctx.synchronize();
+  std::printf("\n%s\n", all_right ? right : "WRONG OUTPUTS");
+  return all_right ? 0 : 1;
+} catch (std::exception const& thrown) {
+  std::fprintf(stderr, "%s\n", thrown.what());
+  return 1;
 }
 
 }  // namespace bench

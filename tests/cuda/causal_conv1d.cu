@@ -11,7 +11,6 @@
 using namespace blackmamba;
 using Half = blackmamba::half;
 using test::random_tensor;
-using test::same_bits;
 using verify::CausalConv1dBackwardProblem;
 using verify::CausalConv1dProblem;
 using verify::CausalConv1dSize;
@@ -75,16 +74,7 @@ struct OnDevice {
                                                                .d_weight = d_weight,
                                                                .d_bias = d_bias});
   }
-  auto results() const { return std::tuple{to_host(ctx, y), to_host(ctx, d_x), to_host(ctx, d_weight), to_host(ctx, d_bias)}; }
 };
-
-template <class Results>
-void expect_same(Results const& a, Results const& b) {
-  CHECK(same_bits(std::get<0>(a), std::get<0>(b)));
-  CHECK(same_bits(std::get<1>(a), std::get<1>(b)));
-  CHECK(same_bits(std::get<2>(a), std::get<2>(b)));
-  CHECK(same_bits(std::get<3>(a), std::get<3>(b)));
-}
 
 }  // namespace
 
@@ -108,16 +98,8 @@ GPU_TEST_TEMPLATE("causal_conv1d_backward on a GPU: every shape, width and optio
 GPU_TEST("causal_conv1d on a GPU: forward and backward give the same bits twice, and in a graph that allocates nothing") {
   Cuda const ctx;
   OnDevice const device{ctx, Shape<3>{3, 300, 260}};
-  device.reset(), device.run();
-  auto const expected = device.results();
-  device.reset(), device.run();
-  expect_same(device.results(), expected);
-  test::Graph const graph{ctx, [&] { device.run(); }};
-  for (int i = 0; i < 2; ++i) {
-    device.reset();
-    graph.replay();
-    expect_same(device.results(), expected);
-  }
+  test::expect_repeatable(
+      ctx, [&] { device.reset(); }, [&] { device.run(); }, device.y, device.d_x, device.d_weight, device.d_bias);
 }
 
 GPU_TEST("causal_conv1d on a GPU: offsets that are no sequences are told by the next wait, and touch nothing outside") {

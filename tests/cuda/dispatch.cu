@@ -279,28 +279,8 @@ GPU_TEST("dispatch on a GPU: both ends of a layer give the same bits twice, and 
                                                     .d_weights = d_weights});
     gather_tokens_backward(ctx, GatherBackwardArgs<bf16>{.places = places.view(), .d_y = rows.view(), .d_x = d_x});
   };
-  auto const results = [&] {
-    std::tuple out{to_host(ctx, y), to_host(ctx, d_x), to_host(ctx, d_weights), to_host(ctx, order)};
-    for (void* p : {static_cast<void*>(y.data()), static_cast<void*>(d_x.data())})
-      detail::check_cuda(cudaMemsetAsync(p, 0xff, static_cast<std::size_t>(tokens * D) * 2, ctx.stream()), "cudaMemsetAsync");
-    return out;
-  };
-  run();
-  auto const expected = results();
-  auto const expect_same = [&] {
-    auto const got = results();
-    CHECK(same_bits(std::get<0>(got), std::get<0>(expected)));
-    CHECK(same_bits(std::get<1>(got), std::get<1>(expected)));
-    CHECK(same_bits(std::get<2>(got), std::get<2>(expected)));
-    CHECK(same_bits(std::get<3>(got), std::get<3>(expected)));
-  };
-  run();
-  expect_same();
-  test::Graph const graph{ctx, run};
-  for (int i = 0; i < 2; ++i) {
-    graph.replay();
-    expect_same();
-  }
+  auto const reset = [&] { test::poison(ctx, y), test::poison(ctx, d_x), test::poison(ctx, d_weights), test::poison(ctx, order); };
+  test::expect_repeatable(ctx, reset, run, y, d_x, d_weights, order);
 }
 
 GPU_TEST_WITH(10, "gather and combine on a GPU: matrices of more than 2^31 elements, row by row") {

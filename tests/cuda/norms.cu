@@ -8,7 +8,6 @@
 using namespace blackmamba;
 using Half = blackmamba::half;
 using test::random_tensor;
-using test::same_bits;
 using verify::LayerNormProblem;
 using verify::RmsNormProblem;
 
@@ -89,30 +88,10 @@ GPU_TEST("norms on a GPU: forward and backward give the same bits twice, and in 
       rms_norm_backward(ctx, RmsNormBackwardArgs<bf16>{
                                  .x = y.view(), .weight = weight.view(), .d_y = d_y.view(), .d_x = d_x, .d_weight = d_weight});
     };
-    auto const results = [&] {
-      auto const zero = [&](DeviceTensor<float, 1> const& t) {
-        detail::check_cuda(cudaMemsetAsync(t.data(), 0, static_cast<std::size_t>(t.size()) * 4, ctx.stream()), "memset");
-      };
-      std::tuple out{to_host(ctx, y), to_host(ctx, d_x), to_host(ctx, d_weight), to_host(ctx, d_bias)};
-      zero(d_weight), zero(d_bias);
-      return out;
+    auto const reset = [&] {
+      test::poison(ctx, y), test::poison(ctx, d_x);
+      set_zero(ctx, d_weight.view()), set_zero(ctx, d_bias.view());
     };
-    results();  // leaves the sums at zero
-    run();
-    auto const expected = results();
-    auto const expect_same = [&] {
-      auto const got = results();
-      CHECK(same_bits(std::get<0>(got), std::get<0>(expected)));
-      CHECK(same_bits(std::get<1>(got), std::get<1>(expected)));
-      CHECK(same_bits(std::get<2>(got), std::get<2>(expected)));
-      CHECK(same_bits(std::get<3>(got), std::get<3>(expected)));
-    };
-    run();
-    expect_same();
-    test::Graph const graph{ctx, run};
-    for (int i = 0; i < 2; ++i) {
-      graph.replay();
-      expect_same();
-    }
+    test::expect_repeatable(ctx, reset, run, y, d_x, d_weight, d_bias);
   }
 }

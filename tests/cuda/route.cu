@@ -163,25 +163,12 @@ GPU_TEST("columns on a GPU: the same bits twice, and in a graph that allocates n
   auto const scores = to_device(ctx, random_tensor<float>(Shape<2>{5000, 8}, 1));
   DeviceTensor<int, 2> const experts{ctx, scores.shape()};
   DeviceTensor<float, 1> const least{ctx, Shape<1>{8}}, thresholds{ctx, Shape<1>{8}};
+  auto const reset = [&] { test::poison(ctx, experts), test::poison(ctx, least), set_zero(ctx, thresholds.view()); };
   auto const run = [&] {
-    set_zero(ctx, thresholds.view());
     for (int round = 0; round < 3; ++round)
       balance_thresholds(ctx, BalanceThresholdsArgs<float>{.scores = scores.view(), .k = 2, .thresholds = thresholds});
     route_expert_choice(
         ctx, ExpertChoiceArgs<float>{.scores = scores.view(), .capacity = 1250, .experts = experts, .thresholds = least});
   };
-  auto const results = [&] { return std::tuple{to_host(ctx, experts), to_host(ctx, least), to_host(ctx, thresholds)}; };
-  run();
-  auto const expected = results();
-  auto const expect_same = [&] {
-    auto const got = results();
-    CHECK(same_bits(std::get<0>(got), std::get<0>(expected)));
-    CHECK(same_bits(std::get<1>(got), std::get<1>(expected)));
-    CHECK(same_bits(std::get<2>(got), std::get<2>(expected)));
-  };
-  run();
-  expect_same();
-  test::Graph const graph{ctx, run};
-  graph.replay();
-  expect_same();
+  test::expect_repeatable(ctx, reset, run, experts, least, thresholds);
 }

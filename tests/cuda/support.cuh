@@ -2,6 +2,7 @@
 // What tests on a GPU share: they are skipped, and say so, where there is none.
 
 #include <cstdio>
+#include <tuple>
 
 #include <blackmamba/core/cuda/graph.cuh>
 #include <blackmamba/core/cuda/tensor.cuh>
@@ -43,6 +44,31 @@ class Graph {
  private:
   CudaGraph graph_;
 };
+
+/// Every bit of it, so that what is not written shows.
+template <class Contiguous>
+void poison(Cuda const& ctx, Contiguous const& t) {
+  auto const bytes = static_cast<std::size_t>(t.size()) * sizeof(*t.data());
+  detail::check_cuda(cudaMemsetAsync(t.data(), 0xff, bytes, ctx.stream()), "cudaMemsetAsync");
+}
+
+/// `run` leaves the same bits in its outputs, tensors on the device, whenever it is queued: twice, and twice from a graph that
+/// allocates nothing. `reset` comes before each time.
+template <class Reset, class Run, class... Outputs>
+void expect_repeatable(Cuda const& ctx, Reset const& reset, Run const& run, Outputs const&... outputs) {
+  auto const results = [&](auto const& queue) {
+    reset(), queue();
+    return std::tuple{to_host(ctx, outputs.view())...};
+  };
+  auto const expected = results(run);
+  auto const same = [](auto const& one, auto const& other) { CHECK(same_bits(one, other)); };
+  auto const expect_same = [&](auto const& got) {
+    std::apply([&](auto const&... one) { std::apply([&](auto const&... other) { (same(one, other), ...); }, got); }, expected);
+  };
+  expect_same(results(run));
+  Graph const graph{ctx, run};
+  for (int i = 0; i < 2; ++i) expect_same(results([&] { graph.replay(); }));
+}
 
 }  // namespace test
 

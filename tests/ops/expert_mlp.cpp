@@ -143,36 +143,6 @@ TEST_CASE("expert_mlp: rows of dropped assignments are neither read nor written"
   untouched(Cpu{2});
 }
 
-TEST_CASE_TEMPLATE("expert_mlp: rows put back are what combine makes of them", T, float, bf16) {
-  for (Index k : {1, 2}) {
-    Problem<T> const p{{5, 0, 7}, 6, 10, Activation::silu, true, true, 2};
-    Index const rows = p.x.extent(0);
-    Tensor<Index, 1> order{Shape{rows}};
-    Tensor<Index, 2> places{Shape{rows / k, k}};
-    for (Index& place : places) place = -1;
-    for (Index r = 0; r < rows; ++r) {
-      Index const assignment = (r * 3 + 1) % rows;
-      order(r) = r < p.offsets(p.E) ? assignment : -1;
-      if (order(r) >= 0) places(assignment / k, assignment % k) = r;
-    }
-    auto const weights = test::random_tensor<accumulator_t<T>>(places.shape(), 6);
-    auto const check = [&](auto const& ctx) {
-      Tensor<T, 2> y{p.x.shape()}, back{Shape{rows / k, p.D}}, expected{back.shape()};
-      auto a = p.args(y);
-      a.back = {.order = order, .places = places, .weights = weights, .y = back};
-      expert_mlp(ctx, a);
-      combine(ctx, CombineArgs<T>{.x = y, .places = places, .weights = weights, .y = expected});
-      CHECK(std::equal(back.begin(), back.end(), expected.begin(), [](T one, T other) { return widen(one) == widen(other); }));
-      a.back.order = order.view().slice(0, 0, rows - 1);
-      CHECK_THROWS_AS(expert_mlp(ctx, a), shape_error);
-      a.back = {.order = order, .places = places.view().slice(0, 0, rows / k - 1), .y = back.view().slice(0, 0, rows / k - 1)};
-      CHECK_THROWS_AS(expert_mlp(ctx, a), value_error);
-    };
-    check(Cpu{});
-    check(Reference{});
-  }
-}
-
 TEST_CASE("expert_mlp: the output may be the input, and any strides give the same values") {
   Problem<float> const problem{{4, 290}, 10, 14, Activation::gelu_tanh, true, true};
   auto const check_ctx = [&](auto const& ctx) {

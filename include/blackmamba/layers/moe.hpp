@@ -141,8 +141,8 @@ struct MoE {
                                                            .d_bias1 = g.bias1,
                                                            .d_fc2 = g.fc2,
                                                            .d_bias2 = g.bias2,
-                                                           .hidden = s.hidden,
-                                                           .back = {.order = s.order, .places = s.places, .y = d_x.rows()}});
+                                                           .hidden = s.hidden});
+    gather_tokens_backward(pass.ctx, GatherBackwardArgs<T>{.places = s.places, .d_y = d_sorted, .d_x = d_x.rows()});
 
     auto const d_part = scratch.take<T>(d_x.shape());
     auto const add_part = [&] { add(pass.ctx, AddArgs<T>{.a = d_x.rows(), .b = d_part.rows(), .y = d_x.rows()}); };
@@ -182,7 +182,8 @@ struct MoE {
     Saved<T> own;
     Saved<T>& s = saved ? *saved : own;
     choose(pass, d, p, x, s, saved ? *pass.tape : scratch, saved != nullptr);
-    outputs_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, keeps, y);
+    outputs_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, keeps);
+    combine(pass.ctx, CombineArgs<T>{.x = s.outputs, .places = s.places, .weights = s.weights, .y = y});
     if (d.shared > 0) {
       View<T const, 3> const row{x.data(), Shape<3>{1, x.extent(0), x.extent(1)}, Shape<3>{0, x.stride(0), x.stride(1)}};
       auto const part = scratch.take<T>(row.shape());
@@ -231,11 +232,10 @@ struct MoE {
     dispatch(pass.ctx, DispatchArgs{.experts = s.experts, .offsets = s.offsets, .order = s.order, .places = s.places});
   }
 
-  /// What the experts read and put out, and for a backward pass what they hold between, in memory of `arena`; where there is a y,
-  /// it is put together from what they put out.
+  /// What the experts read and put out, and for a backward pass what they hold between, in memory of `arena`.
   template <class Ctx, Scalar T>
   static void outputs_of(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Saved<T>& s, Arena& arena,
-                         bool learns, View<T, 2> y = {}) {
+                         bool learns) {
     Index const k = s.experts.extent(1);
     s.sorted = arena.take<T>(Shape<2>{s.places.size(), d.d_model});
     s.outputs = arena.take<T>(s.sorted.shape());
@@ -250,8 +250,7 @@ struct MoE {
                                           .activation = E::activation(d),
                                           .gated = E::gated(d),
                                           .y = s.outputs,
-                                          .hidden = s.hidden,
-                                          .back = {.order = s.order, .places = s.places, .weights = s.weights, .y = y}});
+                                          .hidden = s.hidden});
   }
 
   /// The gradient of everything that depends on the logits: the gates, and the router's own losses.

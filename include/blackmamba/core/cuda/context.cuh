@@ -48,8 +48,6 @@ inline int cuda_device_count() {
 /// context serves one calling thread at a time.
 class Cuda {
  public:
-  static constexpr bool puts_rows_back = true;  ///< the experts' networks put rows back to their tokens themselves
-
   /// A stream of its own. Throws `cuda_error`, in one sentence, where there is no such device or no driver.
   explicit Cuda(int device = 0) : Cuda{device, nullptr, true} {}
 

@@ -24,7 +24,6 @@ struct ExpertMlpBackwardArgs {
   View<accumulator_t<T>, 3> d_fc2{};    ///< optional (E, D, F), added to
   View<accumulator_t<T>, 2> d_bias2{};  ///< optional (E, D), added to
   View<T const, 2> hidden{};            ///< optional (rows, F1): h as the forward pass left it
-  PutBackArgs<T> back{};                ///< optional: d_x put back to its tokens, without weights; wants d_x
 };
 
 namespace detail {
@@ -47,11 +46,8 @@ struct expert_mlp_backward_fn {
     if (a.d_fc2) check_shape(op, "d_fc2", a.d_fc2, a.fc2.shape(), "fc2");
     if (a.d_bias2) check_shape(op, "d_bias2", a.d_bias2, Shape<2>{E, D}, "fc2");
     if (a.hidden) check_shape(op, "hidden", a.hidden, Shape<2>{a.x.extent(0), F1}, "x and fc1");
-    check_put_back(op, a.back, a.x.shape());
-    check_value(!a.back.y || (a.d_x && !a.back.weights), op, "back puts d_x back, without weights");
     ProfileRange const range{op};
     expert_mlp_backward_on(ctx, a);
-    if constexpr (!PutsRowsBack<Ctx>) put_back(ctx, View<T const, 2>{a.d_x}, a.back);
   }
 };
 
@@ -64,8 +60,6 @@ struct expert_mlp_backward_fn {
 ///   d_a = W2_eᵀ d_y ;   d_W2_e += Σ d_y aᵀ ;   d_b2_e += Σ d_y
 ///   d_h = d_a · act'(h), or its halves d_g = d_a · v · act'(g) and d_v = d_a · act(g)
 ///   d_x = W1_eᵀ d_h ;   d_W1_e += Σ d_h xᵀ ;   d_b1_e += Σ d_h
-///
-/// With `back.y` (tokens, D) it is what `gather_tokens_backward` makes of d_x, to the bit.
 ///
 /// Shapes: x, d_y, d_x (rows, D); offsets (E + 1); fc1, d_fc1 (E, F1, D); bias1, d_bias1 (E, F1); fc2, d_fc2 (E, D, F); bias2,
 /// d_bias2 (E, D); hidden (rows, F1). Any strides. `d_x` is stored in `T` and overwritten; the gradients of the parameters are

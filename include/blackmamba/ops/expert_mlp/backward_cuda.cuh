@@ -20,60 +20,6 @@ bool expert_d_hidden(Cuda const& ctx, char const* op, Groups const& groups, unsi
   return tensor_rows<RowsEnd::d_hidden, true>(ctx, op, p, a.d_y, a.fc2);
 }
 
-/// As `expert_mlp_backward`; whether d_x was put back, too.
-template <Scalar T>
-bool expert_mlp_backward_rows(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a) {
-  constexpr char const* op = "expert_mlp_backward";
-  Index const rows = a.x.extent(0), E = a.fc1.extent(0), F1 = a.fc1.extent(1), F = a.fc2.extent(2);
-  if (rows == 0 || E == 0) return false;
-  auto const scope = ctx.scratch().scope();
-  Groups groups{a.offsets, rows, ctx.fault(expert_offset_wrong_backward)};
-  auto const active = ctx.scratch().template take<T>(Shape<2>{rows, F});
-  auto const d_hidden = ctx.scratch().template take<T>(Shape<2>{rows, F1});
-  auto const made = a.hidden ? View<T, 2>{} : ctx.scratch().template take<T>(Shape<2>{rows, F1});
-  auto const hidden = a.hidden ? a.hidden : View<T const, 2>{made};
-  View<T const, 2> const d_hidden_in{d_hidden}, active_in{active};
-  auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{cleared_counters}).data();
-  bool fast = false;
-  if constexpr (sizeof(T) == 2) {
-    fast = has_wgmma(ctx.device()) && experts_align(a.x, a.fc1, a.fc2, a.d_y, a.d_x, a.hidden) && encode_tiles() != nullptr;
-    if (fast) {
-      if (!a.hidden) {
-        fast = expert_up(ctx, op, groups, counters, a.x, a.fc1, a.bias1, a.activation, a.gated, active, made);
-        groups.slot = nullptr;
-      }
-      fast = fast && expert_d_hidden(ctx, op, groups, counters, a, hidden, active, d_hidden);
-    }
-  }
-  if (!fast) {
-    if (!a.hidden) plain_rows(ctx, op, groups, a.x, a.fc1, a.bias1, made);
-    plain_rows(ctx, op, groups, a.d_y, a.fc2.transposed(1, 2), View<T const, 2>{}, active);
-    expert_inner(ctx, op, ExpertInner<T, true>{groups, a.activation, a.gated, hidden, active, active_in, d_hidden});
-  }
-  groups.slot = nullptr;
-  expert_sums(ctx, op, groups, a.d_y, a.d_bias2);
-  expert_sums(ctx, op, groups, d_hidden_in, a.d_bias1);
-  // Each product alone can go the plain way, which gives what the other does.
-  if constexpr (sizeof(T) == 2) {
-    if (fast) {
-      AlongRows<T> const of_fc2{a.d_y, active_in, a.d_fc2}, of_fc1{d_hidden_in, a.x, a.d_fc1};
-      if (!tensor_weights(ctx, op, groups, {counters}, of_fc2, of_fc1)) {
-        plain_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2);
-        plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
-      }
-      if (!a.d_x) return false;
-      if (expert_product<true>(ctx, op, groups, {counters + 1}, d_hidden_in, a.fc1, View<T const, 2>{}, a.d_x, a.back))
-        return puts_back(a.back);
-      plain_rows(ctx, op, groups, d_hidden_in, a.fc1.transposed(1, 2), View<T const, 2>{}, a.d_x);
-      return false;
-    }
-  }
-  plain_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2);
-  if (a.d_x) plain_rows(ctx, op, groups, d_hidden_in, a.fc1.transposed(1, 2), View<T const, 2>{}, a.d_x);
-  plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
-  return false;
-}
-
 }  // namespace detail
 
 /// Fast on the tensor cores of compute capability 9.0, for bf16 and half, in programs compiled for sm_90a, where all matrices are
@@ -84,8 +30,53 @@ bool expert_mlp_backward_rows(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a
 /// without `hidden`.
 template <Scalar T>
 void expert_mlp_backward_on(Cuda const& ctx, ExpertMlpBackwardArgs<T> const& a) {
+  constexpr char const* op = "expert_mlp_backward";
+  Index const rows = a.x.extent(0), E = a.fc1.extent(0), F1 = a.fc1.extent(1), F = a.fc2.extent(2);
+  if (rows == 0 || E == 0) return;
   detail::DeviceScope const device{ctx.device()};
-  if (!detail::expert_mlp_backward_rows(ctx, a)) detail::put_back(ctx, View<T const, 2>{a.d_x}, a.back);
+  auto const scope = ctx.scratch().scope();
+  detail::Groups groups{a.offsets, rows, ctx.fault(detail::expert_offset_wrong_backward)};
+  auto const active = ctx.scratch().template take<T>(Shape<2>{rows, F});
+  auto const d_hidden = ctx.scratch().template take<T>(Shape<2>{rows, F1});
+  auto const made = a.hidden ? View<T, 2>{} : ctx.scratch().template take<T>(Shape<2>{rows, F1});
+  auto const hidden = a.hidden ? a.hidden : View<T const, 2>{made};
+  View<T const, 2> const d_hidden_in{d_hidden}, active_in{active};
+  auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{detail::cleared_counters}).data();
+  bool fast = false;
+  if constexpr (sizeof(T) == 2) {
+    fast = detail::has_wgmma(ctx.device()) && detail::experts_align(a.x, a.fc1, a.fc2, a.d_y, a.d_x, a.hidden) &&
+           detail::encode_tiles() != nullptr;
+    if (fast) {
+      if (!a.hidden) {
+        fast = detail::expert_up(ctx, op, groups, counters, a.x, a.fc1, a.bias1, a.activation, a.gated, active, made);
+        groups.slot = nullptr;
+      }
+      fast = fast && detail::expert_d_hidden(ctx, op, groups, counters, a, hidden, active, d_hidden);
+    }
+  }
+  if (!fast) {
+    if (!a.hidden) detail::plain_rows(ctx, op, groups, a.x, a.fc1, a.bias1, made);
+    detail::plain_rows(ctx, op, groups, a.d_y, a.fc2.transposed(1, 2), View<T const, 2>{}, active);
+    detail::expert_inner(ctx, op, detail::ExpertInner<T, true>{groups, a.activation, a.gated, hidden, active, active_in, d_hidden});
+  }
+  groups.slot = nullptr;
+  detail::expert_sums(ctx, op, groups, a.d_y, a.d_bias2);
+  detail::expert_sums(ctx, op, groups, d_hidden_in, a.d_bias1);
+  // Each product alone can go the plain way, which gives what the other does.
+  if constexpr (sizeof(T) == 2) {
+    if (fast) {
+      if (!detail::tensor_weights<T>(ctx, op, groups, {counters}, {{a.d_y, active_in, a.d_fc2}, {d_hidden_in, a.x, a.d_fc1}})) {
+        detail::plain_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2);
+        detail::plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
+      }
+      if (a.d_x && !detail::expert_product<true>(ctx, op, groups, {counters + 1}, d_hidden_in, a.fc1, View<T const, 2>{}, a.d_x))
+        detail::plain_rows(ctx, op, groups, d_hidden_in, a.fc1.transposed(1, 2), View<T const, 2>{}, a.d_x);
+      return;
+    }
+  }
+  detail::plain_weights(ctx, op, groups, a.d_y, active_in, a.d_fc2);
+  if (a.d_x) detail::plain_rows(ctx, op, groups, d_hidden_in, a.fc1.transposed(1, 2), View<T const, 2>{}, a.d_x);
+  detail::plain_weights(ctx, op, groups, d_hidden_in, a.x, a.d_fc1);
 }
 
 }  // namespace blackmamba

@@ -6,18 +6,8 @@
 #include <blackmamba/core/profile.hpp>
 #include <blackmamba/core/view.hpp>
 #include <blackmamba/ops/activation/activation.hpp>
-#include <blackmamba/ops/dispatch/backward.hpp>
 
 namespace blackmamba {
-
-/// What `combine` would make of sorted rows, where it is wanted as well: y_t = Σ_s weights(t, s) · row places(t, s).
-template <Scalar T>
-struct PutBackArgs {
-  View<Index const, 1> order{};               ///< (rows) as `dispatch` wrote it, and so are
-  View<Index const, 2> places{};              ///< (tokens, k), tokens · k = rows
-  View<accumulator_t<T> const, 2> weights{};  ///< optional (tokens, k): 1 without
-  View<T, 2> y{};                             ///< optional (tokens, D) out
-};
 
 /// Arguments of `expert_mlp`. F is the hidden width; F1 = 2 F with `gated`, else F.
 template <Scalar T>
@@ -30,38 +20,11 @@ struct ExpertMlpArgs {
   View<T const, 2> bias2{};        ///< optional (E, D)
   Activation activation = Activation::identity;
   bool gated = false;
-  View<T, 2> y{};         ///< (rows, D)
-  View<T, 2> hidden{};    ///< optional (rows, F1) out: h, for the backward pass
-  PutBackArgs<T> back{};  ///< optional: y put back to its tokens, with their weights
+  View<T, 2> y{};       ///< (rows, D)
+  View<T, 2> hidden{};  ///< optional (rows, F1) out: h, for the backward pass
 };
 
 namespace detail {
-
-/// A context whose operations put rows back themselves; for the others it is done after them.
-template <class Ctx>
-concept PutsRowsBack = requires {
-  requires Ctx::puts_rows_back;
-};
-
-template <class T>
-void check_put_back(char const* op, PutBackArgs<T> const& back, Shape<2> const& rows) {
-  if (!back.y) return;
-  check_shape(op, "back.order", back.order, Shape<1>{rows[0]}, "x");
-  check_shape(op, "back.y", back.y, Shape<2>{back.places.extent(0), rows[1]}, "back.places with x");
-  check_value(element_count(back.places.shape()) == rows[0], op, "back.places has ", element_count(back.places.shape()),
-              " assignments, not one for each row");
-  if (back.weights) check_shape(op, "back.weights", back.weights, back.places.shape(), "back.places");
-}
-
-/// Puts rows back by the operations for that.
-template <class Ctx, class T>
-void put_back(Ctx const& ctx, View<T const, 2> rows, PutBackArgs<T> const& back) {
-  if (!back.y) return;
-  if (back.weights)
-    combine(ctx, CombineArgs<T>{.x = rows, .places = back.places, .weights = back.weights, .y = back.y});
-  else
-    gather_tokens_backward(ctx, GatherBackwardArgs<T>{.places = back.places, .d_y = rows, .d_x = back.y});
-}
 
 struct expert_mlp_fn {
   template <class Ctx, Scalar T>
@@ -75,10 +38,8 @@ struct expert_mlp_fn {
     check_shape("expert_mlp", "offsets", a.offsets, Shape<1>{E + 1}, "fc2");
     check_shape("expert_mlp", "y", a.y, a.x.shape(), "x");
     if (a.hidden) check_shape("expert_mlp", "hidden", a.hidden, Shape<2>{a.x.extent(0), F1}, "x and fc1");
-    check_put_back("expert_mlp", a.back, a.x.shape());
     ProfileRange const range{"expert_mlp"};
     expert_mlp_on(ctx, a);
-    if constexpr (!PutsRowsBack<Ctx>) put_back(ctx, View<T const, 2>{a.y}, a.back);
   }
 };
 
@@ -90,12 +51,11 @@ struct expert_mlp_fn {
 ///
 /// Shapes: x, y (rows, D); offsets (E + 1); fc1 (E, F1, D); bias1 (E, F1); fc2 (E, D, F); bias2 (E, D); hidden (rows, F1). An
 /// expert may have no rows. Rows from offsets[E] on, which `dispatch` leaves to dropped assignments, are neither read nor written.
-/// With `back.y` (tokens, D) it is what `combine` makes of y, to the bit; `back.order` and `back.places` are of the same `dispatch`
-/// as offsets. Any strides. Stored in `T`, h and a as well: each is rounded once; all sums and the non-linearity are in
-/// accumulator_t<T>. On `Cpu` the result is the same bit for bit on any number of threads. `y` may be `x`; nothing else may alias.
-/// Does not synchronise. Throws `shape_error` naming the argument that disagrees, `value_error` on an unknown activation and on
-/// offsets that do not rise from 0 to at most `rows`; nothing is written then. Source: Anthony et al. 2024, arXiv:2402.01771; gated
-/// units Shazeer 2020, arXiv:2002.05202.
+/// Any strides. Stored in `T`, h and a as well: each is rounded once; all sums and the non-linearity are in accumulator_t<T>. On
+/// `Cpu` the result is the same bit for bit on any number of threads. `y` may be `x`; nothing else may alias. Does not synchronise.
+/// Throws `shape_error` naming the argument that disagrees, `value_error` on an unknown activation and on offsets that do not rise
+/// from 0 to at most `rows`; nothing is written then.
+/// Source: Anthony et al. 2024, arXiv:2402.01771; gated units Shazeer 2020, arXiv:2002.05202.
 inline constexpr detail::expert_mlp_fn expert_mlp{};
 
 }  // namespace blackmamba

@@ -3,8 +3,7 @@
 /// Which kernels of the experts' products, and how many blocks of them. Nothing here depends on how the rows are spread.
 
 #include <algorithm>
-#include <utility>
-#include <vector>
+#include <initializer_list>
 
 #include <blackmamba/ops/expert_mlp/plain.cuh>
 #include <blackmamba/ops/expert_mlp/stream_ring.cuh>
@@ -87,50 +86,10 @@ void expert_sums(Cuda const& ctx, char const* op, Groups const& groups, View<T c
   check_launch(op);
 }
 
-/// How many pairs of a kernel's blocks a context's device runs at once: not always half as many as it has multiprocessors.
-class PairTable {
- public:
-  template <class Kernel>
-  int most(Kernel* kernel, cudaLaunchConfig_t const& config) {
-    auto const* const key = reinterpret_cast<void const*>(kernel);
-    for (auto const& [known, count] : known_)
-      if (known == key) return count;
-    int count = 0;
-    check_cuda(cudaOccupancyMaxActiveClusters(&count, kernel, &config), "cudaOccupancyMaxActiveClusters");
-    known_.emplace_back(key, std::max(count, 1));
-    return known_.back().second;
-  }
-
- private:
-  std::vector<std::pair<void const*, int>> known_;
-};
-
-/// Launches a kernel whose blocks stay on their multiprocessors, as many as run at once, one by one or in pairs. It may start
-/// before the kernels before it have ended.
-template <bool Pairs, class Product>
-void launch_tensor(Cuda const& ctx, char const* op, void (*kernel)(Product), Index tiles, unsigned threads, unsigned bytes,
-                   Product const& p) {
-  bool const overlaps =
-      ctx.resource<OverlapTable>([] { return std::make_shared<OverlapTable>(); }).allows(kernel, bytes);  // allows the memory, too
-  cudaLaunchAttribute attributes[2]{};
-  cudaLaunchConfig_t config{};
-  config.blockDim = dim3{threads}, config.dynamicSmemBytes = bytes, config.stream = ctx.stream(), config.attrs = attributes;
-  if constexpr (Pairs) {
-    auto& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = 2, attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    config.gridDim = dim3{2};
-    int const most = ctx.resource<PairTable>([] { return std::make_shared<PairTable>(); }).most(kernel, config);
-    config.gridDim = dim3{2 * tile_blocks(op, tiles, most)};
-  } else {
-    config.gridDim = dim3{tile_blocks(op, tiles, ctx.multiprocessors())};
-  }
-  if (overlaps) {
-    auto& attribute = attributes[config.numAttrs++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-  }
-  check_cuda(cudaLaunchKernelEx(&config, kernel, p), op);
+template <class Kernel>
+void allow_shared_memory(Kernel kernel, unsigned bytes) {
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+             "cudaFuncSetAttribute");
 }
 
 /// The product of rows on tensor cores; p has all but the descriptions of the operands. False where the driver refuses these.
@@ -138,19 +97,22 @@ template <RowsEnd End, bool Turned, class T>
 bool tensor_rows(Cuda const& ctx, char const* op, RowsProduct<T>& p, View<T const, 2> x, View<T const, 3> weight) {
   using Tuning = RowsTuning<End>;
   if (!describe_tiles(p.left, x, TensorTuning::rows) || !describe_tiles(p.right, weight, Turned ? 64 : 128)) return false;
-  Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, Tuning::rows, Tuning::columns);
-  launch_tensor<Tuning::pair>(ctx, op, rows_tensor_kernel<T, End, Turned>, tiles, Tuning::threads, Tuning::shared_bytes, p);
+  allow_shared_memory(rows_tensor_kernel<T, End, Turned>, Tuning::shared_bytes);
+  Index const tiles = most_group_tiles(p.groups.rows, p.groups.experts(), p.columns, TensorTuning::rows, Tuning::columns);
+  rows_tensor_kernel<T, End, Turned>
+      <<<tile_blocks(op, tiles, ctx.multiprocessors()), Tuning::threads, Tuning::shared_bytes, ctx.stream()>>>(p);
+  check_launch(op);
   return true;
 }
 
-/// A product along rows, out_e (M, N) += left (rows, M)ᵀ right (rows, N).
+/// A product along rows, out_e (M, N) += left (rows, M)ᵀ right (rows, N); nothing where there is no out.
 template <class T>
 struct AlongRows {
   View<T const, 2> left, right;
-  View<float, 3> out;  ///< nothing is done where there is none
+  View<float, 3> out;
 };
 
-/// Such a product for the tensor cores, or with the operands exchanged where that wastes less of the tiles. False where the driver
+/// Such a product for the tensor cores, with the operands exchanged where that wastes less of the tiles. False where the driver
 /// refuses to describe the operands.
 template <class T>
 bool describe_weights(WeightsProduct& p, AlongRows<T> const& of) {
@@ -164,29 +126,26 @@ bool describe_weights(WeightsProduct& p, AlongRows<T> const& of) {
   return describe_tiles(p.left, of.left, 64) && describe_tiles(p.right, of.right, 64);
 }
 
-/// Products along rows on tensor cores, two at most. False where the driver refuses one: then nothing is done.
-template <class T, class... Products>
-bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, AlongRows<T> const& first,
-                    Products const&... others) {
+/// Products along rows on tensor cores, two at most, by one launch. False where the driver refuses one: then nothing is done.
+template <class T>
+bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns,
+                    std::initializer_list<AlongRows<T>> products) {
   using Tuning = WeightsTuning;
   WeightsProducts p{};
   p.groups = groups, p.turns = turns;
   Index tiles = 0;
-  auto const add = [&](AlongRows<T> const& of) {
-    if (!of.out) return true;
+  for (auto const& of : products) {
+    if (!of.out) continue;
     auto& here = p.of[p.count++];
-    bool const described = describe_weights(here, of);
-    tiles += WeightTile::count(static_cast<int>(groups.experts()), here.M, here.N);
-    return described;
-  };
-  if (!(add(first) && ... && add(others))) return false;
-  if (p.count > 0) launch_tensor<Tuning::pair>(ctx, op, weights_tensor_kernel<T>, tiles, Tuning::threads, Tuning::shared_bytes, p);
+    if (!describe_weights(here, of)) return false;
+    tiles += groups.experts() * WeightTile::down(here.M) * (WeightTile::across(here.N) + WeightTile::has_narrow(here.N));
+  }
+  if (p.count == 0) return true;
+  allow_shared_memory(weights_tensor_kernel<T>, Tuning::shared_bytes);
+  weights_tensor_kernel<T>
+      <<<tile_blocks(op, tiles, ctx.multiprocessors()), Tuning::threads, Tuning::shared_bytes, ctx.stream()>>>(p);
+  check_launch(op);
   return true;
-}
-template <class T>
-bool tensor_weights(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, View<T const, 2> left,
-                    View<T const, 2> right, View<float, 3> out) {
-  return tensor_weights(ctx, op, groups, turns, AlongRows<T>{left, right, out});
 }
 
 /// One linear map of few rows, with what follows it.

@@ -4,25 +4,11 @@
 ///
 /// A block stays on its multiprocessor and takes one tile of 128 × 256 after the other. One warp of it asks the copy engine for
 /// tiles of the operands, some steps of 64 ahead; two groups of four warps each multiply 64 rows by 256 columns, 128 sums a thread.
-///
-/// Two blocks can be a pair: they take 256 rows together, each brings half of the right operand's tile for both, and the L2 cache
-/// is asked for two thirds of the bytes.
 
-#include <blackmamba/core/cuda/overlap.cuh>
-#include <blackmamba/core/cuda/pair.cuh>
+#include <blackmamba/core/cuda/tma.cuh>
 #include <blackmamba/core/cuda/wgmma.cuh>
 #include <blackmamba/ops/expert_mlp/groups.cuh>
 #include <blackmamba/ops/expert_mlp/pieces.cuh>
-
-/// Which products take pairs of blocks, a bit each: the first with its gate, the others of rows without a place where sums wait,
-/// with one, the weights' gradients.
-#ifndef BLACKMAMBA_TRY_PAIRS
-#define BLACKMAMBA_TRY_PAIRS 0
-#endif
-
-#ifndef BLACKMAMBA_TRY_OVERLAP
-#define BLACKMAMBA_TRY_OVERLAP 1
-#endif
 
 namespace blackmamba::detail {
 
@@ -42,25 +28,17 @@ struct TileTurns {
 #if defined(__CUDACC__)
 
 /// Where a block keeps its tiles and what it waits for. `Note` says what a tile is; its `expert` is negative where there are no
-/// more. In pairs a stage is filled by both blocks, and each fills it when both have read what was there.
-template <int Count, class Note, bool Pair>
+/// more.
+template <int Stages, class Note>
 struct Pipeline {
-  static constexpr int stages = Count;
-  static constexpr bool pair = Pair;
-  static constexpr unsigned bytes = stages * TensorTuning::stage_bytes;
-  /// Numbers on their way from the first block of a pair to the second. The first is at most `stages` steps ahead, each of which
-  /// may be a tile; so no place is needed again before it was read.
-  static constexpr int letters = 8;
-  static_assert(letters >= stages + 2);
+  static constexpr unsigned bytes = Stages * TensorTuning::stage_bytes;
   /// The barriers, and with each stage the tile that begins there.
   struct Shared {
-    unsigned long long full[stages], empty[stages], sent[letters];
-    Note notes[stages];
-    int numbers[letters];
+    unsigned long long full[Stages], empty[Stages];
+    Note notes[Stages];
   };
 
   std::uint32_t tiles, full, empty;  ///< addresses; barriers are 8 bytes apart
-  std::uint32_t empty_there;         ///< of the other block of the pair
   Shared* shared;
   int stage = 0;
   unsigned parity = 0;
@@ -70,40 +48,24 @@ struct Pipeline {
     tiles = (static_cast<std::uint32_t>(__cvta_generic_to_shared(memory)) + 1023) & ~1023u;
     full = static_cast<std::uint32_t>(__cvta_generic_to_shared(barriers.full));
     empty = static_cast<std::uint32_t>(__cvta_generic_to_shared(barriers.empty));
-    empty_there = Pair ? address_in_pair(empty, 1 - rank_in_pair()) : 0;
     if (threadIdx.x == 0) {
-      for (unsigned i = 0; i < stages; ++i) {
+      for (unsigned i = 0; i < Stages; ++i) {
         barrier_init(full + 8 * i, 1);
-        barrier_init(empty + 8 * i, Pair ? 16 : 8);  // warps that read a stage
+        barrier_init(empty + 8 * i, 8);  // warps that read a stage
       }
-      for (unsigned i = 0; Pair && i < letters; ++i) barrier_init(sent(static_cast<int>(i)), 1);
     }
-  }
-  /// By all threads: barriers are ready, in both blocks of a pair.
-  __device__ static void begin() {
-    if (threadIdx.x == 0) barriers_ready();
-    if constexpr (Pair)
-      pair_sync();
-    else
-      __syncthreads();
-  }
-  /// By those who fill and read stages, at their end: the other block sends nothing more to this one's shared memory.
-  __device__ static void end() {
-    if constexpr (Pair) pair_sync();
   }
 
   __device__ void next() {
-    if (++stage == stages) stage = 0, parity ^= 1;
+    if (++stage == Stages) stage = 0, parity ^= 1;
   }
   __device__ std::uint32_t left() const { return tiles + static_cast<unsigned>(stage) * TensorTuning::stage_bytes; }
   __device__ std::uint32_t right() const { return left() + TensorTuning::left_bytes; }
   __device__ std::uint32_t full_here() const { return full + 8 * static_cast<unsigned>(stage); }
-  __device__ std::uint32_t sent(int letter) const {
-    return static_cast<std::uint32_t>(__cvta_generic_to_shared(shared->sent)) + 8 * static_cast<unsigned>(letter);
-  }
+  __device__ std::uint32_t empty_here() const { return empty + 8 * static_cast<unsigned>(stage); }
 
   /// By the thread that fills stages: waits for this one to be free.
-  __device__ void wait_empty() const { barrier_wait(empty + 8 * static_cast<unsigned>(stage), parity ^ 1); }
+  __device__ void wait_empty() const { barrier_wait(empty_here(), parity ^ 1); }
   /// By the same: says that there are no more tiles.
   __device__ void finish() const {
     wait_empty();
@@ -115,59 +77,22 @@ struct Pipeline {
     barrier_wait(full_here(), parity);
     return shared->notes[stage];
   }
-  /// By a thread of each warp that reads: a stage has been read.
-  __device__ void release(int read) const {
-    unsigned const at = 8 * static_cast<unsigned>(read);
-    barrier_arrive(empty + at);
-    if constexpr (Pair) barrier_arrive_in_pair(empty_there + at);
-  }
 };
 
-/// The numbers of a block's tiles, or of a pair's, by the thread that fills stages.
-template <class Stages>
+/// By the thread that fills stages.
 class TileNumbers {
  public:
-  __device__ TileNumbers(TileTurns const& turns, Stages const& stages)
-      : counter_{turns.counter}, stages_{stages}, next_{static_cast<int>(blockIdx.x / together)} {}
-
-  /// The next number for which `wanted`, which all are past the last; the one after it is asked for meanwhile. Of a pair with a
-  /// counter the first block asks and tells the other.
-  template <class Wanted>
-  __device__ int take(Wanted const& wanted) {
-    bool const two = Stages::pair && counter_;
-    if (two && rank_in_pair() == 1) return receive();
-    int here = after();
-    while (!wanted(here)) here = after();
-    if (two) send(here);
-    return here;
-  }
+  __device__ explicit TileNumbers(TileTurns const& turns) : counter_{turns.counter}, next_{static_cast<int>(blockIdx.x)} {}
+  /// The next number; the one after it is asked for meanwhile.
   __device__ int take() {
-    return take([](int) { return true; });
+    int const here = next_;
+    next_ = static_cast<int>(gridDim.x) + (counter_ ? static_cast<int>(atomicAdd(counter_, 1u)) : here);
+    return here;
   }
 
  private:
-  static constexpr int together = Stages::pair ? 2 : 1;
-
-  __device__ int after() {
-    int const here = next_;
-    next_ = static_cast<int>(gridDim.x / together) + (counter_ ? static_cast<int>(atomicAdd(counter_, 1u)) : here);
-    return here;
-  }
-  __device__ void send(int number) {
-    int const letter = turn_++ % Stages::letters;
-    auto const place = static_cast<std::uint32_t>(__cvta_generic_to_shared(stages_.shared->numbers + letter));
-    send_number(address_in_pair(place, 1), number, address_in_pair(stages_.sent(letter), 1));
-  }
-  __device__ int receive() {
-    int const letter = turn_ % Stages::letters;
-    barrier_expect(stages_.sent(letter), sizeof(int));
-    barrier_wait(stages_.sent(letter), static_cast<unsigned>(turn_++ / Stages::letters) & 1);
-    return *static_cast<int volatile*>(stages_.shared->numbers + letter);
-  }
-
   unsigned* counter_;
-  Stages const& stages_;
-  int next_, turn_ = 0;
+  int next_;
 };
 
 template <int Id>
@@ -203,7 +128,7 @@ __device__ void sum_tile(float (&sums)[128], Stages& p, int group, Index depth) 
   constexpr unsigned left_step = TurnedLeft ? 2048 : 32, right_step = TurnedRight ? 2048 : 32;
   int const steps = static_cast<int>((depth + TensorTuning::depth - 1) / TensorTuning::depth);
   bool const leads = static_cast<int>(threadIdx.x) % 32 == 0;
-  int before = 0;
+  std::uint32_t before = 0;
   wgmma_hold(sums);
   for (int k = 0; k < steps; ++k) {
     barrier_wait(p.full_here(), p.parity);
@@ -226,13 +151,13 @@ __device__ void sum_tile(float (&sums)[128], Stages& p, int group, Index depth) 
     }
     wgmma_commit();
     wgmma_wait<1>();
-    if (k > 0 && leads) p.release(before);
-    before = p.stage;
+    if (k > 0 && leads) barrier_arrive(before);
+    before = p.empty_here();
     p.next();
   }
   wgmma_wait<0>();
   wgmma_hold(sums);
-  if (leads) p.release(before);
+  if (leads) barrier_arrive(before);
 }
 
 /// The stages of a tile in which a group has no rows.
@@ -241,7 +166,7 @@ __device__ void pass_tile(Stages& p, int depth) {
   for (int k = 0; k < depth; k += TensorTuning::depth, p.next()) {
     barrier_wait(p.full_here(), p.parity);
     __syncwarp();
-    if (static_cast<int>(threadIdx.x) % 32 == 0) p.release(p.stage);
+    if (static_cast<int>(threadIdx.x) % 32 == 0) barrier_arrive(p.empty_here());
   }
 }
 

@@ -5,6 +5,7 @@
 /// Where little is done with the sums, the groups that multiply do it. What lies between the two linear maps takes longer, and
 /// there the groups leave their sums, rounded, in shared memory and go on, and a group of its own works on them meanwhile.
 
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/expert_mlp/tensor_core.cuh>
 
 namespace blackmamba::detail {
@@ -31,30 +32,15 @@ enum class RowsEnd {
 
 template <RowsEnd End>
 struct RowsTuning {
-  static constexpr bool apart = End != RowsEnd::store;  ///< whether warps of their own do it
-  static constexpr bool pair = BLACKMAMBA_TRY_PAIRS >> (End == RowsEnd::store ? 1 : End == RowsEnd::gate ? 0 : 2) & 1;
+  static constexpr bool apart = End != RowsEnd::store;             ///< whether warps of their own do it
   static constexpr int others = End == RowsEnd::d_hidden ? 2 : 1;  ///< groups of four warps that do not multiply
   static constexpr int stages = apart ? 3 : 4, threads = 128 * (others + 2), finishers = 4 * others - 1;
-  static constexpr int rows = pair ? 256 : 128;                     ///< of one block or of two
   static constexpr int columns = End == RowsEnd::gate ? 128 : 256;  ///< of the output
   static constexpr unsigned waiting_bytes = apart ? TensorTuning::rows * 512 : 0;
   static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + waiting_bytes + 1024;
   static constexpr TileColumns wide = others == 2 ? TileColumns::halves : TileColumns::all;
-  static constexpr int other_registers = others == 2 ? 88
-                                         : apart     ? 104
-                                                     : 64,
-                       consumer_registers = others == 2 ? 168
-                                            : apart     ? 200
-                                                        : 216;
-};
-
-/// Rows put back to their tokens, which have one each at most.
-template <class T>
-struct RowsBack {
-  RowsOf<T> y;
-  View<Index const, 1> order;
-  View<Index const, 2> places;
-  View<accumulator_t<T> const, 2> weights;
+  static constexpr int other_registers = !apart ? 40 : others == 2 ? 88 : 104;
+  static constexpr int consumer_registers = !apart ? 232 : others == 2 ? 168 : 200;
 };
 
 /// A product whose rows are those of the experts: (rows, depth) by (E, columns, depth), or by (E, depth, columns) where it is
@@ -72,7 +58,6 @@ struct RowsProduct {
   RowsOf<T> y;
   RowsOf<T> hidden;         ///< written: h by `activate` and `gate`, d_h by `d_hidden`
   RowsOf<T const> forward;  ///< h, for `d_hidden`
-  RowsBack<T> back{};       ///< y put back, by `store`
 };
 
 /// Launches after one that clears their counters.
@@ -104,41 +89,9 @@ class TileBiases {
   int column_, count_, split_;
 };
 
-/// The tokens of the two rows whose sums a thread has: where they go, null where nowhere, and their weights.
-template <class T>
-struct RowTokens {
-  T* to[2] = {};
-  float weight[2] = {1, 1};
-
-  /// Asked for before the sums are made, which hides how long it takes.
-  __device__ void find(RowsProduct<T> const& p, GroupTile const& tile, int group) {
-    Index const first =
-        tile.begin + 64 * group + 16 * (static_cast<int>(threadIdx.x) / 32 % 4) + static_cast<int>(threadIdx.x) % 32 / 4;
-#pragma unroll
-    for (int lower = 0; lower < 2; ++lower) {
-      to[lower] = nullptr;
-      if (first + 8 * lower >= tile.end) continue;
-      Index const token = p.back.order[first + 8 * lower];
-      if (token < 0 || token >= p.groups.rows) continue;
-      to[lower] = p.back.y.at(token, 0);
-      if (p.back.weights) weight[lower] = p.back.weights(token, 0);
-    }
-  }
-};
-
-/// Tokens that have no row are 0, by warps that have nothing else to do: thread `thread` of `count` of the launch.
-template <class T>
-__device__ void clear_dropped(RowsProduct<T> const& p, Index thread, Index count) {
-  for (Index t = thread; t < p.back.places.extent(0); t += count) {
-    if (p.back.places(t, 0) >= 0) continue;
-    for (int c = 0; c < p.columns; c += 8) store_piece(p.back.y.at(t, c), Piece{});
-  }
-}
-
-/// y from the sums in this thread's registers; with `Back` put back, too.
-template <bool Biased, bool Back, class T>
-__device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, int group,
-                           RowTokens<T> const& tokens) {
+/// y from the sums in this thread's registers.
+template <bool Biased, class T>
+__device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, int group) {
   TileBiases<T, Biased> const biases{p.bias, tile, 0};
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4, q = lane % 4;
   Index const row = tile.begin + 64 * group + 16 * warp + lane / 4;
@@ -159,14 +112,7 @@ __device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, Gr
         x.words[c] = Biased ? round_pair<T>(two[0] + bias[c].x, two[1] + bias[c].y) : round_pair<T>(two[0], two[1]);
       }
       turn_piece(x);
-      if (32 * span + 8 * q >= columns || row + 8 * lower >= tile.end) continue;
-      store_piece(first + 8 * lower * p.y.stride + 32 * span, x);
-      if (!Back || !tokens.to[lower]) continue;
-      float scaled[8];
-      widen_piece<T>(x, scaled);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) scaled[i] = fmaf(tokens.weight[lower], scaled[i], 0.0f);
-      store_piece(tokens.to[lower] + tile.column + 32 * span + 8 * q, round_piece<T>(scaled));
+      if (32 * span + 8 * q < columns && row + 8 * lower < tile.end) store_piece(first + 8 * lower * p.y.stride + 32 * span, x);
     }
   }
 }
@@ -329,7 +275,7 @@ class HiddenAhead {
       int const line = next_ % 4, column = tile_.column + 64 * line;
       if (row >= tile_.end || column >= p_.columns || (tile_.narrow && line >= 2)) continue;
       T const* const at = p_.forward.at(row, column + (sides_ == 2 && next_ & 4 ? p_.columns : 0));
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+      hint_to_l2(at);
     }
   }
 
@@ -339,28 +285,6 @@ class HiddenAhead {
   int next_, sides_, lines_, each_;
 };
 
-/// Asks for what a stage needs of a tile, from column k of the rows on; both blocks of a pair for a part of what both need.
-template <RowsEnd End, bool Turned, class Stages, class T>
-__device__ void bring_rows(RowsProduct<T> const& p, Stages const& stages, GroupTile const& tile, int k) {
-  using Tensor = TensorTuning;
-  unsigned const right_bytes = tile.narrow ? Tensor::right_bytes / 2 : Tensor::right_bytes;
-  std::uint32_t const full = stages.full_here(), right = stages.right();
-  barrier_expect(full, Tensor::left_bytes + right_bytes);
-  bring_tile(p.left, full, stages.left(), k, static_cast<int>(tile.begin));
-  // Boxes of the right operand: 64 columns each where it is turned, 128 elsewhere.
-  int const boxes = (Turned ? 4 : 2) / (tile.narrow ? 2 : 1), rank = Stages::pair ? rank_in_pair() : 0;
-  int const each = Stages::pair ? (boxes + 1) / 2 : boxes, last = min(boxes, (rank + 1) * each);
-  for (int i = rank * each; i < last; ++i) {
-    std::uint32_t const to = right + static_cast<unsigned>(i) * (Turned ? Tensor::box_bytes : Tensor::right_bytes / 2);
-    int const column = End == RowsEnd::gate ? tile.column + i * p.columns : tile.column + i * (Turned ? 64 : 128);
-    int const x = Turned ? column : k, y = Turned ? k : column;
-    if constexpr (Stages::pair)
-      bring_tile_to_pair(p.right, full, to, x, y, tile.expert);
-    else
-      bring_tile(p.right, full, to, x, y, tile.expert);
-  }
-}
-
 #endif
 
 template <class T, RowsEnd End, bool Turned>
@@ -368,27 +292,25 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Tensor = TensorTuning;
   using Tuning = RowsTuning<End>;
-  using Stages = Pipeline<Tuning::stages, GroupTile, Tuning::pair>;
+  using Stages = Pipeline<Tuning::stages, GroupTile>;
   constexpr bool gate = End == RowsEnd::gate;
   extern __shared__ unsigned char tile_memory[];
   __shared__ typename Stages::Shared barriers;
   __shared__ unsigned long long waiting_barriers[2];
   __shared__ GroupTile waiting_tile;
+  if (p.clear && blockIdx.x == 0 && threadIdx.x < cleared_counters) p.clear[threadIdx.x] = 0;
+  if (!groups_right(p.groups)) return;
   Stages pipeline{tile_memory, barriers};
-  // What waits for the finishing warps: full after a word of each of 8 others, empty after one of each of them.
+  // What waits for the finishing warps: full after a word of each thread of the 8 other warps, empty after one of each of theirs.
   std::uint32_t const waiting = pipeline.tiles + Stages::bytes,
                       waiting_full = static_cast<std::uint32_t>(__cvta_generic_to_shared(waiting_barriers)),
                       waiting_empty = waiting_full + 8;
   if (threadIdx.x == 0) {
-    barrier_init(waiting_full, 8), barrier_init(waiting_empty, Tuning::finishers);
-    fetch_description(p.left), fetch_description(p.right);
+    barrier_init(waiting_full, 8 * 32), barrier_init(waiting_empty, Tuning::finishers * 32);
+    barriers_ready();
   }
-  if (BLACKMAMBA_TRY_OVERLAP) let_next_start();
-  await_kernels_before();
-  if (p.clear && blockIdx.x == 0 && threadIdx.x < cleared_counters) p.clear[threadIdx.x] = 0;
-  if (!groups_right(p.groups)) return;
-  Stages::begin();
-  int const group = static_cast<int>(threadIdx.x) / 128 - Tuning::others;
+  __syncthreads();
+  int const group = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0) - Tuning::others;  // one for a warp: a register less
   bool const leads = static_cast<int>(threadIdx.x) % 32 == 0;
   GroupTile tile;
   if (group < 0) {
@@ -400,42 +322,51 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
           tile = waiting_tile;
           if (tile.expert < 0) return;
           finish_tile<End, Tuning::finishers>(p, tile, waiting, static_cast<int>(threadIdx.x) / 32 - 1);
-          __syncwarp();
-          if (leads) barrier_arrive(waiting_empty);
+          __syncwarp();  // no lane waits for the next tile while others finish this one
+          barrier_arrive(waiting_empty);
         }
-      } else if (p.back.y) {
-        clear_dropped(p, Index{blockIdx.x} * 96 + threadIdx.x - 32, Index{gridDim.x} * 96);
       }
       return;
     }
-    GroupWalk<Tuning::rows, Tuning::columns, !gate, true> walk{p.groups, p.columns};
-    TileNumbers<Stages> numbers{p.turns, pipeline};
+    GroupWalk<Tensor::rows, Tuning::columns, !gate, true> walk{p.groups, p.columns};
+    TileNumbers numbers{p.turns};
     for (;;) {
       int number = leads ? numbers.take() : 0;
       number = __shfl_sync(~0u, number, 0);
       if (!walk.find(number, tile)) break;
-      if constexpr (Tuning::pair) tile.begin += rank_in_pair() * (tile.low ? Tensor::rows / 2 : Tensor::rows);
       HiddenAhead<T> ahead{p, tile};
+      unsigned const right_bytes = tile.narrow ? Tensor::right_bytes / 2 : Tensor::right_bytes;
       for (int k = 0; k < p.depth; k += Tensor::depth, pipeline.next()) {
         if (leads) {
           pipeline.wait_empty();
           if (k == 0) pipeline.shared->notes[pipeline.stage] = tile;
-          bring_rows<End, Turned>(p, pipeline, tile, k);
+          std::uint32_t const full = pipeline.full_here(), right = pipeline.right();
+          barrier_expect(full, Tensor::left_bytes + right_bytes);
+          bring_tile(p.left, full, pipeline.left(), k, static_cast<int>(tile.begin));
+          if constexpr (Turned) {
+            for (unsigned i = 0; i * Tensor::box_bytes < right_bytes; ++i)
+              bring_tile(p.right, full, right + i * Tensor::box_bytes, tile.column + static_cast<int>(64 * i), k, tile.expert);
+          } else {
+            bring_tile(p.right, full, right, k, tile.column, tile.expert);
+            if (!tile.narrow)
+              bring_tile(p.right, full, right + Tensor::right_bytes / 2, k, gate ? p.columns + tile.column : tile.column + 128,
+                         tile.expert);
+          }
         }
-        __syncwarp();
-        if constexpr (End == RowsEnd::d_hidden) ahead.step();
+        if constexpr (End == RowsEnd::d_hidden) {
+          __syncwarp();
+          ahead.step();
+        }
       }
     }
     if (leads) pipeline.finish();
   } else {
     take_registers<Tuning::consumer_registers>();
-    bool const biased = End != RowsEnd::d_hidden && p.bias, back = !Tuning::apart && p.back.y;
-    RowTokens<T> tokens;
+    bool const biased = End != RowsEnd::d_hidden && p.bias;
     float sums[128];
     for (unsigned parity = 1;; parity ^= 1) {
       tile = pipeline.wait_note();
       bool const more = tile.expert >= 0, there = more && !(tile.low && group == 1);
-      if (back && there) tokens.find(p, tile, group);
       if (more) {
         if (!there)
           pass_tile(pipeline, p.depth);
@@ -452,22 +383,15 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
         else if (there)
           leave_sums<false>(sums, p, tile, waiting, group, split);
         if (threadIdx.x == 128 * Tuning::others) waiting_tile = tile;
-        __syncwarp();
-        if (leads) barrier_arrive(waiting_full);
+        barrier_arrive(waiting_full);
+      } else if (there && biased) {
+        store_sums<true>(sums, p, tile, group);
       } else if (there) {
-        if (biased && back)
-          store_sums<true, true>(sums, p, tile, group, tokens);
-        else if (biased)
-          store_sums<true, false>(sums, p, tile, group, tokens);
-        else if (back)
-          store_sums<false, true>(sums, p, tile, group, tokens);
-        else
-          store_sums<false, false>(sums, p, tile, group, tokens);
+        store_sums<false>(sums, p, tile, group);
       }
       if (!more) break;
     }
   }
-  Stages::end();
 #else
   __trap();  // the host has asked `has_wgmma`; where files for several architectures are mixed it can be told wrong
 #endif

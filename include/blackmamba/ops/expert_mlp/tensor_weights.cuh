@@ -7,10 +7,9 @@
 namespace blackmamba::detail {
 
 struct WeightsTuning {
-  static constexpr bool pair = BLACKMAMBA_TRY_PAIRS >> 3 & 1;               ///< whether blocks work in pairs
-  static constexpr int stages = 4, threads = 384, rows = pair ? 256 : 128;  ///< rows of one block or of two
+  static constexpr int stages = 4, threads = 384;
   static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + 1024;
-  static constexpr int producer_registers = 64, consumer_registers = 216;
+  static constexpr int producer_registers = 40, consumer_registers = 232;
 };
 
 /// A product along the rows of each expert, added to `out` (E, M, N): left (rows, M), right (rows, N).
@@ -35,9 +34,8 @@ struct WeightTile {
 
   static __host__ __device__ int rest(int N) { return N % TensorTuning::columns; }
   static __host__ __device__ bool has_narrow(int N) { return rest(N) > 0 && rest(N) <= TensorTuning::columns / 2; }
-  static __host__ __device__ int down(int M) { return (M + WeightsTuning::rows - 1) / WeightsTuning::rows; }
+  static __host__ __device__ int down(int M) { return (M + TensorTuning::rows - 1) / TensorTuning::rows; }
   static __host__ __device__ int across(int N) { return N / TensorTuning::columns + (rest(N) > 0 && !has_narrow(N)); }
-  static __host__ __device__ int count(int E, int M, int N) { return E * down(M) * (across(N) + has_narrow(N)); }
 
   /// False past the last. What the rows say is not looked at: `depth` is left out.
   __device__ bool find(int number, WeightsProducts const& p) {
@@ -52,7 +50,7 @@ struct WeightTile {
       }
       expert = number / of_expert;
       int const in_expert = number - expert * of_expert, column = in_expert / down(M);
-      m = (in_expert - column * down(M)) * WeightsTuning::rows;
+      m = (in_expert - column * down(M)) * TensorTuning::rows;
       n = (narrow ? across(N) : column) * TensorTuning::columns;
       return true;
     }
@@ -90,99 +88,42 @@ __device__ inline void add_sums(float const (&sums)[128], WeightsProduct const& 
   }
 }
 
-/// Brings the places of a tile's sums to the L2 cache while the sums are made, a part with each step, by a warp: additions there
-/// then wait for no memory.
-class PlacesAhead {
- public:
-  __device__ PlacesAhead(WeightsProduct const& p, WeightTile const& tile) : next_{static_cast<int>(threadIdx.x) % 32} {
-    int const rows = min(TensorTuning::rows, p.M - tile.m);
-    int const columns = min(tile.narrow ? TensorTuning::columns / 2 : TensorTuning::columns, p.N - tile.n);
-    Index const down = p.out.stride(1), across = p.out.stride(2);
-    first_ = p.out.data() + tile.expert * p.out.stride(0) + tile.m * down + tile.n * across;
-    step_ = across == 1 ? down : across;
-    of_run_ = ((across == 1 ? columns : down == 1 ? rows : 0) + 31) / 32;
-    lines_ = rows <= 0 ? 0 : of_run_ * (across == 1 ? rows : columns);
-    int const steps = (tile.depth + TensorTuning::depth - 1) / TensorTuning::depth;
-    each_ = (lines_ + 32 * steps - 1) / (32 * steps);
-  }
-  __device__ void step() {
-    for (int i = 0; i < each_ && next_ < lines_; ++i, next_ += 32) {
-      int const run = next_ / of_run_;
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(first_ + run * step_ + 32 * (next_ - run * of_run_)));
-    }
-  }
-
- private:
-  float const* first_;
-  Index step_;
-  int next_, of_run_, lines_, each_;
-};
-
-#ifndef BLACKMAMBA_TRY_PLACES_AHEAD
-#define BLACKMAMBA_TRY_PLACES_AHEAD 1
-#endif
-
-/// Asks for what a stage needs of a tile, rows from `row` on; both blocks of a pair for half of what both need.
-template <class Stages>
-__device__ void bring_along(WeightsProduct const& p, Stages const& stages, WeightTile const& tile, int row) {
-  using Tensor = TensorTuning;
-  int const boxes = tile.narrow ? 2 : 4, each = Stages::pair ? boxes / 2 : boxes, rank = Stages::pair ? rank_in_pair() : 0;
-  std::uint32_t const full = stages.full_here();
-  barrier_expect(full, Tensor::left_bytes + static_cast<unsigned>(boxes) * Tensor::box_bytes);
-  for (int i = 0; i < 2; ++i)
-    bring_tile(p.left, full, stages.left() + static_cast<unsigned>(i) * Tensor::box_bytes, tile.m + 64 * i, row);
-  for (int i = rank * each; i < (rank + 1) * each; ++i) {
-    std::uint32_t const to = stages.right() + static_cast<unsigned>(i) * Tensor::box_bytes;
-    if constexpr (Stages::pair)
-      bring_tile_to_pair(p.right, full, to, tile.n + 64 * i, row);
-    else
-      bring_tile(p.right, full, to, tile.n + 64 * i, row);
-  }
-}
-
 #endif
 
 template <class T>
 __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kernel(__grid_constant__ WeightsProducts const p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using Tensor = TensorTuning;
-  using Stages = Pipeline<WeightsTuning::stages, WeightTile, WeightsTuning::pair>;
+  using Stages = Pipeline<WeightsTuning::stages, WeightTile>;
   extern __shared__ unsigned char tile_memory[];
   __shared__ typename Stages::Shared barriers;
-  Stages pipeline{tile_memory, barriers};
-  if (BLACKMAMBA_TRY_OVERLAP) let_next_start();
-  await_kernels_before();
   if (!groups_right(p.groups)) return;
-  Stages::begin();
+  Stages pipeline{tile_memory, barriers};
+  if (threadIdx.x == 0) barriers_ready();
+  __syncthreads();
   int const group = static_cast<int>(threadIdx.x) / 128 - 1;
   WeightTile tile;
   if (group < 0) {
     give_registers<WeightsTuning::producer_registers>();
-    if (threadIdx.x >= 32) return;
-    bool const leads = threadIdx.x == 0;
-    TileNumbers<Stages> numbers{p.turns, pipeline};
-    auto const begins = [&](int expert) { return static_cast<int>(p.groups.offsets[expert]); };
-    for (;;) {
-      int number = 0;
-      if (leads) number = numbers.take([&](int n) { return !tile.find(n, p) || begins(tile.expert) < begins(tile.expert + 1); });
-      number = __shfl_sync(~0u, number, 0);
-      if (!tile.find(number, p)) break;
-      if constexpr (Stages::pair) tile.m += rank_in_pair() * Tensor::rows;
-      int const begin = begins(tile.expert);
-      tile.depth = begins(tile.expert + 1) - begin;
+    if (threadIdx.x > 0) return;
+    TileNumbers numbers{p.turns};
+    while (tile.find(numbers.take(), p)) {
+      int const begin = static_cast<int>(p.groups.offsets[tile.expert]), end = static_cast<int>(p.groups.offsets[tile.expert + 1]);
+      tile.depth = end - begin;
       WeightsProduct const& product = p.of[tile.which];
-      PlacesAhead places{product, tile};
-      for (int k = 0; k < tile.depth; k += Tensor::depth, pipeline.next()) {
-        if (leads) {
-          pipeline.wait_empty();
-          if (k == 0) pipeline.shared->notes[pipeline.stage] = tile;
-          bring_along(product, pipeline, tile, begin + k);
-        }
-        __syncwarp();
-        if (BLACKMAMBA_TRY_PLACES_AHEAD) places.step();
+      unsigned const right_bytes = tile.narrow ? Tensor::right_bytes / 2 : Tensor::right_bytes;
+      for (int k = begin; k < end; k += Tensor::depth, pipeline.next()) {
+        pipeline.wait_empty();
+        if (k == begin) pipeline.shared->notes[pipeline.stage] = tile;
+        std::uint32_t const full = pipeline.full_here();
+        barrier_expect(full, Tensor::left_bytes + right_bytes);
+        for (unsigned i = 0; i < 2; ++i)
+          bring_tile(product.left, full, pipeline.left() + i * Tensor::box_bytes, tile.m + static_cast<int>(64 * i), k);
+        for (unsigned i = 0; i * Tensor::box_bytes < right_bytes; ++i)
+          bring_tile(product.right, full, pipeline.right() + i * Tensor::box_bytes, tile.n + static_cast<int>(64 * i), k);
       }
     }
-    if (leads) pipeline.finish();
+    pipeline.finish();
   } else {
     take_registers<WeightsTuning::consumer_registers>();
     float sums[128];
@@ -197,7 +138,6 @@ __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kern
                tile.narrow ? Tensor::columns / 2 : Tensor::columns);
     }
   }
-  Stages::end();
 #else
   __trap();  // the host has asked `has_wgmma`; where files for several architectures are mixed it can be told wrong
 #endif

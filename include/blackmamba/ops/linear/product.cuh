@@ -59,23 +59,33 @@ __global__ void __launch_bounds__(256)
     out(n / J, n % J) = bias[n % J];
 }
 
-/// to (+)= from where there is any, 0 beyond. A warp a row.
+/// to (+)= from where there is any, 0 beyond. A warp takes 256 columns of a row: weights have few rows, and long ones.
 template <class T, bool Add>
 __global__ void __launch_bounds__(256)
     copy_rows_kernel(__grid_constant__ View<T const, 2> const from, __grid_constant__ View<T, 2> const to) {
   for (Index row = Index{blockIdx.x} * 8 + threadIdx.x / 32; row < to.extent(0); row += Index{gridDim.x} * 8)
-#pragma unroll 4
-    for (Index i = threadIdx.x % 32; i < to.extent(1); i += 32) {
-      T const x = row < from.extent(0) && i < from.extent(1) ? from(row, i) : T{};
-      if constexpr (Add)
-        to(row, i) += x;
-      else
-        to(row, i) = x;
+    for (Index begin = Index{blockIdx.y} * 256 + threadIdx.x % 32; begin < to.extent(1); begin += Index{gridDim.y} * 256) {
+      T x[8];
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        Index const i = begin + 32 * k;
+        x[k] = row < from.extent(0) && i < from.extent(1) ? from(row, i) : T{};
+      }
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        Index const i = begin + 32 * k;
+        if (i >= to.extent(1)) break;
+        if constexpr (Add)
+          to(row, i) += x[k];
+        else
+          to(row, i) = x[k];
+      }
     }
 }
 template <bool Add = false, class T>
 void copy_rows(Cuda const& ctx, View<T const, 2> from, View<T, 2> to) {
-  auto const blocks = static_cast<unsigned>(std::min(ceil_div(to.extent(0), Index{8}), Index{1} << 16));
+  dim3 const blocks{static_cast<unsigned>(std::min(ceil_div(to.extent(0), Index{8}), Index{1} << 16)),
+                    static_cast<unsigned>(std::min(ceil_div(to.extent(1), Index{256}), Index{1} << 10))};
   copy_rows_kernel<T, Add><<<blocks, 256, 0, ctx.stream()>>>(from, to);
   check_launch("copy_rows_kernel");
 }

@@ -5,7 +5,6 @@
 #include <cstdint>
 
 #include <blackmamba/core/cuda/math.cuh>
-#include <blackmamba/ops/activation/device.cuh>
 
 namespace blackmamba::detail {
 
@@ -62,18 +61,6 @@ __device__ inline void turn_piece(Piece& x) {
     std::uint32_t const other = __shfl_xor_sync(~0u, upper ? x.words[i] : x.words[i + 2], 2);
     (upper ? x.words[i] : x.words[i + 2]) = other;
   }
-}
-
-/// kind(x), by eights, rounded to T.
-template <class T>
-__device__ Piece activated_piece(Activation kind, Piece const& x) {
-  float a[8];
-  widen_piece<T>(x, a);
-  with_activation(kind, [&](auto constant) {
-#pragma unroll
-    for (int i = 0; i < 8; ++i) a[i] = device_activate(constant.value, a[i]);
-  });
-  return round_piece<T>(a);
 }
 
 }  // namespace blackmamba::detail

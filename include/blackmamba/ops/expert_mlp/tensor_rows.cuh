@@ -6,6 +6,7 @@
 /// there the groups leave their sums, rounded, in shared memory and go on, and a group of its own works on them meanwhile.
 
 #include <blackmamba/core/cuda/overlap.cuh>
+#include <blackmamba/ops/activation/device.cuh>
 #include <blackmamba/ops/expert_mlp/tensor_core.cuh>
 
 namespace blackmamba::detail {
@@ -274,8 +275,7 @@ class HiddenAhead {
       Index const row = tile_.begin + next_ / (4 * sides_);
       int const line = next_ % 4, column = tile_.column + 64 * line;
       if (row >= tile_.end || column >= p_.columns || (tile_.narrow && line >= 2)) continue;
-      T const* const at = p_.forward.at(row, column + (sides_ == 2 && next_ & 4 ? p_.columns : 0));
-      hint_to_l2(at);
+      hint_to_l2(p_.forward.at(row, column + (sides_ == 2 && next_ & 4 ? p_.columns : 0)));
     }
   }
 

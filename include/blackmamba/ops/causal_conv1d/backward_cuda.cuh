@@ -32,16 +32,20 @@ void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> cons
   bool const parameters = a.d_weight || a.d_bias;
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
+    detail::ConvPlan const plan{rows, L, D, Index{Tuning::backward_blocks} * ctx.multiprocessors()};
     fast = K == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) && detail::fours_align(a.d_y) &&
-           (!a.d_x || detail::fours_align(a.d_x)) && detail::conv_tiles_fit(L, Tuning::backward_tile);
-    if (fast && L > 0) {
-      Index const tiles = ceil_div(L, Index{Tuning::backward_tile});
+           (!a.d_x || (detail::fours_align(a.d_x) && detail::conv_rows_near(a.d_x))) && detail::conv_rows_near(a.x) &&
+           detail::conv_rows_near(a.d_y) && plan.fits();
+    if (fast && plan.total > 0) {
+      Index const blocks = plan.blocks.y;
       View<float, 4> parts;
-      if (parameters) parts = ctx.scratch().template take<float>(Shape<4>{rows, tiles, Tuning::taps + 1, D});
-      detail::conv_backward_kernel<T>
-          <<<detail::conv_blocks(rows, L, D, Tuning::backward_tile), Tuning::threads, 0, stream>>>(a, parts);
+      if (parameters) parts = ctx.scratch().template take<float>(Shape<4>{1, blocks, Tuning::taps + 1, D});
+      if (a.silu)
+        detail::conv_backward_kernel<T, true><<<plan.blocks, Tuning::threads, 0, stream>>>(a, plan, parts);
+      else
+        detail::conv_backward_kernel<T, false><<<plan.blocks, Tuning::threads, 0, stream>>>(a, plan, parts);
       if (parameters)
-        detail::add_parts(ctx, parts.reshaped(Shape<3>{rows * tiles, Tuning::taps + 1, D}),
+        detail::add_parts(ctx, parts.reshaped(Shape<3>{blocks, Tuning::taps + 1, D}),
                           a.d_weight ? a.d_weight.transposed(0, 1) : View<float, 2>{}, a.d_bias);
     }
   }

@@ -14,15 +14,6 @@ namespace detail {
 
 inline constexpr FaultKind conv_offset_fault = offset_fault("causal_conv1d");
 
-/// Whether a launch can have as many tiles of time.
-inline bool conv_tiles_fit(Index L, int tile) { return ceil_div(L, Index{tile}) <= 65535; }
-
-/// Blocks over channels, four a thread, tiles of time and rows.
-inline dim3 conv_blocks(Index rows, Index L, Index channels, int tile) {
-  return {static_cast<unsigned>(ceil_div(channels / 4, Index{ConvTuning::threads})),
-          static_cast<unsigned>(ceil_div(L, Index{tile})), static_cast<unsigned>(std::min(rows, Index{65535}))};
-}
-
 }  // namespace detail
 
 /// Fast where K = 4, x, y and the weight are contiguous in their last dimension and aligned to 4 elements, and L is at most
@@ -37,10 +28,16 @@ void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
   constexpr int threads = detail::ConvTuning::threads;
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
-    constexpr int tile = detail::ConvTuning::tile;
-    fast = a.weight.extent(1) == detail::ConvTuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) &&
-           detail::fours_align(a.y) && detail::conv_tiles_fit(L, tile);
-    if (fast && L > 0) detail::conv_kernel<T><<<detail::conv_blocks(a.x.extent(0), L, D, tile), threads, 0, ctx.stream()>>>(a);
+    using Tuning = detail::ConvTuning;
+    detail::ConvPlan const plan{a.x.extent(0), L, D, Index{Tuning::blocks} * ctx.multiprocessors()};
+    fast = a.weight.extent(1) == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) &&
+           detail::fours_align(a.y) && detail::conv_rows_near(a.x) && detail::conv_rows_near(a.y) && plan.fits();
+    if (fast && plan.total > 0) {
+      if (a.silu)
+        detail::conv_kernel<T, true><<<plan.blocks, threads, 0, ctx.stream()>>>(a, plan);
+      else
+        detail::conv_kernel<T, false><<<plan.blocks, threads, 0, ctx.stream()>>>(a, plan);
+    }
   }
   if (!fast && a.x.size() > 0)
     detail::conv_plain_kernel<T><<<static_cast<unsigned>(ceil_div(a.x.size(), Index{threads})), threads, 0, ctx.stream()>>>(a);

@@ -31,7 +31,7 @@ std::vector<CausalConv1dSize> sizes() {
                                     {.batch = 1, .L = 150003, .D = 8},
                                     {.batch = 3, .L = 40000, .D = 4, .with_bias = false, .silu = false, .with_state = false},
                                     {.L = 120005, .D = 4, .packed = 301},
-                                    {.L = 60000, .D = 4, .packed = 20000, .with_state = false}};
+                                    {.L = 60000, .D = 4, .with_state = false, .packed = 20000}};
   for (Index L : {1, 2, 3, 4, 7, 8, 9, 11, 31, 32, 33, 63, 64, 65, 130})
     for (Index D : {4, 12, 260}) {
       out.push_back({.batch = 2, .L = L, .D = D});

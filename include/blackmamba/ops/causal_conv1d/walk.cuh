@@ -14,7 +14,7 @@ struct ConvTuning {
   static constexpr int taps = 4;                                             ///< of the fast kernels, what networks have
   static constexpr int threads = 128, lanes = 32, slices = threads / lanes;  ///< of a block: lanes have channels, warps have times
   static constexpr int unit = 8;                                             ///< times that are dealt together
-  static constexpr int blocks = 6, backward_blocks = 4;                      ///< of a multiprocessor
+  static constexpr int blocks = 5, backward_blocks = 4;                      ///< of a multiprocessor
   static constexpr int stages = 4, backward_stages = 3;                      ///< groups of rows in shared memory
   static constexpr int waves = 1;                                            ///< of blocks
   /// Rows of a group: as many bytes for every scalar.

@@ -95,7 +95,7 @@ struct ConvParameters {
   }
   /// The sums over a block's slices, in their order, to the place of lane 0's channels. All threads of the block call it.
   template <class Memory>
-  __device__ void leave(Memory& memory, View<float, 4> const& parts, Index d, float scale) const {
+  __device__ void leave(Memory& memory, View<float, 3> const& parts, Index d, float scale) const {
     using Tuning = ConvTuning;
     using Sums = Four<float>[taps + 1][Tuning::threads];
     static_assert(sizeof(Sums) <= sizeof(Memory));
@@ -104,7 +104,7 @@ struct ConvParameters {
 #pragma unroll
     for (int k = 0; k <= taps; ++k) sums[k][threadIdx.x] = {of[k][0], of[k][1], of[k][2], of[k][3]};
     __syncthreads();
-    if (d >= parts.extent(3)) return;
+    if (d >= parts.extent(2)) return;
     for (int k = static_cast<int>(threadIdx.x) / Tuning::lanes; k <= taps; k += Tuning::slices) {
       Four<float> sum{};
 #pragma unroll
@@ -113,16 +113,16 @@ struct ConvParameters {
         for (int c = 0; c < 4; ++c) sum.of[c] += sums[k][i * Tuning::lanes + threadIdx.x % Tuning::lanes].of[c];
 #pragma unroll
       for (int c = 0; c < 4; ++c) sum.of[c] *= scale;
-      store_four(&parts(0, blockIdx.y, k, d), sum);
+      store_four(&parts(blockIdx.y, k, d), sum);
     }
   }
 };
 
-/// Blocks as forward. Leaves the block's share of d_weight and d_bias in `parts` (1, blocks, 5, D), where there is one.
+/// Blocks as forward. Leaves the block's share of d_weight and d_bias in `parts` (blocks, 5, D), where there is one.
 template <class T, bool Silu>
 __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::backward_blocks)
     conv_backward_kernel(__grid_constant__ CausalConv1dBackwardArgs<T> const a, __grid_constant__ ConvPlan const plan,
-                         __grid_constant__ View<float, 4> const parts) {
+                         __grid_constant__ View<float, 3> const parts) {
   using Tuning = ConvTuning;
   using Ring = ConvRing<T, 2, Tuning::backward_stages>;
   constexpr int halo = Tuning::taps - 1, ahead = Tuning::ahead<T>;

@@ -37,7 +37,7 @@ struct ConvPlan {
     each = static_cast<unsigned>(total / (down * ConvTuning::slices));
     more = static_cast<unsigned>(total % (down * ConvTuning::slices));
   }
-  bool fits() const { return total < Index{1} << 28; }
+  static bool fits(Index rows, Index L) { return rows * ceil_div(L, Index{ConvTuning::unit}) < Index{1} << 28; }
 };
 
 /// The times of one slice, one row after another: begin … begin + own - 1 of row b.

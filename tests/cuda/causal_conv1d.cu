@@ -145,7 +145,7 @@ GPU_TEST("causal_conv1d_backward on a GPU: a gradient that is left out changes n
       if (kept & 2) args.d_weight = device.d_weight;
       if (kept & 4) args.d_bias = device.d_bias;
       causal_conv1d_backward(ctx, args);
-      if (kept & 1) CHECK(same_bits(to_host(ctx, device.d_x), d_x));
+      if (kept & 1) CHECK(test::same_bits(to_host(ctx, device.d_x), d_x));
       if (kept & 2) CHECK(close(to_host(ctx, device.d_weight), d_weight));
       if (kept & 4) CHECK(close(to_host(ctx, device.d_bias), d_bias));
     }

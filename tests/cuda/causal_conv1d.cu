@@ -23,10 +23,15 @@ void expect_right(verify::Report const& report) {
   CHECK(static_cast<bool>(report));
 }
 
-/// Lengths and channels about the edges of tiles, packed and not.
+/// Lengths and channels about the edges of units, groups and blocks, packed and not; and few channels of so many times that each
+/// warp has many groups of rows, and begins and ends anywhere in a row.
 std::vector<CausalConv1dSize> sizes() {
-  std::vector<CausalConv1dSize> out;
-  for (Index L : {1, 2, 3, 4, 31, 32, 33, 63, 64, 65, 130})
+  std::vector<CausalConv1dSize> out{{.batch = 7, .L = 9001, .D = 4},
+                                    {.batch = 1, .L = 150003, .D = 8},
+                                    {.batch = 3, .L = 40000, .D = 4, .with_bias = false, .silu = false, .with_state = false},
+                                    {.L = 120005, .D = 4, .packed = 301},
+                                    {.L = 60000, .D = 4, .with_state = false, .packed = 20000}};
+  for (Index L : {1, 2, 3, 4, 7, 8, 9, 11, 31, 32, 33, 63, 64, 65, 130})
     for (Index D : {4, 12, 260}) {
       out.push_back({.batch = 2, .L = L, .D = D});
       out.push_back({.batch = 1, .L = L, .D = D, .with_bias = false, .silu = false, .with_state = false});
@@ -100,6 +105,33 @@ GPU_TEST("causal_conv1d on a GPU: forward and backward give the same bits twice,
   OnDevice const device{ctx, Shape<3>{3, 300, 260}};
   test::expect_repeatable(
       ctx, [&] { device.reset(); }, [&] { device.run(); }, device.y, device.d_x, device.d_weight, device.d_bias);
+}
+
+GPU_TEST("causal_conv1d_backward on a GPU: a gradient that is left out changes no other") {
+  Cuda const ctx;
+  for (Index L : {5, 300}) {
+    OnDevice const device{ctx, Shape<3>{3, L, 260}};
+    device.reset(), device.run();
+    auto const d_x = to_host(ctx, device.d_x);
+    auto const d_weight = to_host(ctx, device.d_weight);
+    auto const d_bias = to_host(ctx, device.d_bias);
+    auto const close = [](auto const& a, auto const& b) {
+      return std::equal(a.data(), a.data() + a.size(), b.data(),
+                        [](float p, float q) { return std::abs(p - q) <= 1e-4f * (1 + std::abs(q)); });
+    };
+    for (int kept : {1, 2, 4, 6}) {
+      device.reset();
+      CausalConv1dBackwardArgs<bf16> args{
+          .x = device.x.view(), .weight = device.weight.view(), .bias = device.bias.view(), .d_y = device.d_y.view()};
+      if (kept & 1) args.d_x = device.d_x;
+      if (kept & 2) args.d_weight = device.d_weight;
+      if (kept & 4) args.d_bias = device.d_bias;
+      causal_conv1d_backward(ctx, args);
+      if (kept & 1) CHECK(test::same_bits(to_host(ctx, device.d_x), d_x));
+      if (kept & 2) CHECK(close(to_host(ctx, device.d_weight), d_weight));
+      if (kept & 4) CHECK(close(to_host(ctx, device.d_bias), d_bias));
+    }
+  }
 }
 
 GPU_TEST("causal_conv1d on a GPU: offsets that are no sequences are told by the next wait, and touch nothing outside") {

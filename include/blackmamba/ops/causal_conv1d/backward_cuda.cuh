@@ -14,10 +14,10 @@ namespace detail {
 inline constexpr FaultKind conv_backward_offset_fault = offset_fault("causal_conv1d_backward");
 }
 
-/// Fast where K = 4, x, the weight, d_y and d_x are contiguous in their last dimension and aligned to 4 elements, and L is at most
-/// 4,194,240; elsewhere a thread an input, which takes K² products. Sums over time have a fixed order: two runs give the same bits.
-/// Offsets are device memory: where they do not ascend from 0 to L, nothing outside of the length is touched, and the next wait
-/// throws.
+/// Fast where K = 4, x, the weight, d_y and d_x are contiguous in their last dimension and aligned to 4 elements, rows are less
+/// than 2^25 bytes apart and there are fewer than 2^31 times in all; elsewhere a thread an input, which takes K² products. Sums
+/// over time have an order that is fixed by shapes and the device: two runs give the same bits. Offsets are device memory: where
+/// they do not ascend from 0 to L, nothing outside of the length is touched, and the next wait throws.
 template <Scalar T>
 void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> const& a) {
   using Tuning = detail::ConvTuning;
@@ -33,16 +33,18 @@ void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> cons
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
     fast = K == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) && detail::fours_align(a.d_y) &&
-           (!a.d_x || detail::fours_align(a.d_x)) && detail::conv_tiles_fit(L, Tuning::backward_tile);
-    if (fast && L > 0) {
-      Index const tiles = ceil_div(L, Index{Tuning::backward_tile});
-      View<float, 4> parts;
-      if (parameters) parts = ctx.scratch().template take<float>(Shape<4>{rows, tiles, Tuning::taps + 1, D});
-      detail::conv_backward_kernel<T>
-          <<<detail::conv_blocks(rows, L, D, Tuning::backward_tile), Tuning::threads, 0, stream>>>(a, parts);
-      if (parameters)
-        detail::add_parts(ctx, parts.reshaped(Shape<3>{rows * tiles, Tuning::taps + 1, D}),
-                          a.d_weight ? a.d_weight.transposed(0, 1) : View<float, 2>{}, a.d_bias);
+           (!a.d_x || (detail::fours_align(a.d_x) && detail::conv_rows_near(a.d_x))) && detail::conv_rows_near(a.x) &&
+           detail::conv_rows_near(a.d_y) && detail::ConvPlan::fits(rows, L);
+    if (fast && a.x.size() > 0) {
+      auto const launch = [&](auto* kernel) {
+        constexpr std::size_t shared = sizeof(typename detail::ConvRing<T, 2, Tuning::backward_stages>::Memory);
+        detail::ConvPlan const plan{rows, L, D, detail::conv_blocks_at_once(ctx, kernel, Tuning::backward_blocks, shared)};
+        View<float, 3> parts;
+        if (parameters) parts = ctx.scratch().template take<float>(Shape<3>{plan.blocks.y, Tuning::taps + 1, D});
+        kernel<<<plan.blocks, Tuning::threads, 0, stream>>>(a, plan, parts);
+        if (parameters) detail::add_parts(ctx, parts, a.d_weight ? a.d_weight.transposed(0, 1) : View<float, 2>{}, a.d_bias);
+      };
+      launch(a.silu ? detail::conv_backward_kernel<T, true> : detail::conv_backward_kernel<T, false>);
     }
   }
   if (!fast && L > 0) {

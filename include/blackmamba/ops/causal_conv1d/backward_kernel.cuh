@@ -14,28 +14,37 @@ __device__ Acc silu_slope(Acc s) {
   return gate * (1 + s * (1 - gate));
 }
 
+/// The logarithm that a sum before SiLU is scaled by, z = -log2(e) s, so that exp(-s) is 2^z without a product; and what undoes it.
+inline constexpr float conv_scale = -1.44269504f, conv_unscale = -0.693147181f;
+
+/// The gradient of silu at s, scaled by `conv_unscale`: weights that are scaled make d_x of it as it should be.
+__device__ inline float conv_slope(float z) {
+  constexpr float square = conv_unscale * conv_unscale;
+  float const gate = device_reciprocal(1.0f + device_exp2(z));
+  return gate * fmaf(z, fmaf(-gate, square, square), conv_unscale);
+}
+
 /// The gradients of the inputs that the sums of a thread's four channels have met so far, on their way out.
 ///
 /// Input i of a sequence is met by the sums at i … i + 3, so it goes out 3 times later, or at the sequence's end with what the last
-/// state says of it. A tile writes those of its own times, and those of the initial states of sequences that begin in it.
+/// state says of it. A slice writes those of its own times, and those of the initial states of sequences that begin in it.
 template <class T>
 class ConvPending {
   using Args = CausalConv1dBackwardArgs<T>;
   static constexpr int taps = ConvTuning::taps;
 
  public:
-  __device__ ConvPending(Args const& a, Index b, Index d, Index begin, Index end) : a_{a}, b_{b}, d_{d}, begin_{begin}, end_{end} {}
+  __device__ ConvPending(Args const& a, Index b, Index d, Index begin, Index end) : a_{a}, b_{b}, d_{d}, begin_{begin}, end_{end} {
+    clear();
+  }
 
   __device__ void clear() {
 #pragma unroll
     for (auto& of_tap : sums_)
       for (float& x : of_tap) x = 0;
   }
-  /// Adds what the sum at t, of gradient g, gives to the inputs it meets. `Inside`: all of them are of the tile and of the
-  /// sequence.
-  template <bool Inside>
-  __device__ void add(ConvColumn<T> const& column, ConvSequence const& here, Index t, float const (&g)[4], bool out) {
-    float oldest[4];
+  /// Adds what a sum of gradient g gives to the inputs it meets, the oldest of which goes out.
+  __device__ void add(ConvColumn<T> const& column, float const (&g)[4], float (&oldest)[4]) {
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       oldest[c] = fmaf(column.weight[0][c], g[c], sums_[0][c]);
@@ -43,10 +52,14 @@ class ConvPending {
       for (int k = 1; k < taps - 1; ++k) sums_[k - 1][c] = fmaf(column.weight[k][c], g[c], sums_[k][c]);
       sums_[taps - 2][c] = column.weight[taps - 1][c] * g[c];
     }
-    if constexpr (Inside) {
-      if (out) store_four(&a_.d_x(b_, t - (taps - 1), d_), round_four<T>(oldest));
-    } else {
-      put(here, t - (taps - 1), oldest);
+  }
+  /// Writes the gradient of the input at t, which may be one of the initial state, where it is the slice's to write.
+  __device__ void put(ConvSequence const& here, Index t, float const (&x)[4]) const {
+    if (t >= here.begin) {
+      if (a_.d_x && t >= begin_ && t < end_) store_four(&a_.d_x(b_, t, d_), round_four<T>(x));
+    } else if (a_.d_initial_state && here.begin >= begin_ && here.begin < end_) {
+#pragma unroll
+      for (int c = 0; c < 4; ++c) a_.d_initial_state(here.s, taps - 1 + t - here.begin, d_ + c) = x[c];
     }
   }
   /// At the sequence's end.
@@ -60,94 +73,130 @@ class ConvPending {
   }
 
  private:
-  __device__ void put(ConvSequence const& here, Index t, float const (&x)[4]) const {
-    if (t >= here.begin) {
-      if (a_.d_x && t >= begin_ && t < end_) store_four(&a_.d_x(b_, t, d_), round_four<T>(x));
-    } else if (a_.d_initial_state && here.begin >= begin_ && here.begin < end_) {
-#pragma unroll
-      for (int c = 0; c < 4; ++c) a_.d_initial_state(here.s, taps - 1 + t - here.begin, d_ + c) = x[c];
-    }
-  }
-
   Args const& a_;
   Index b_, d_, begin_, end_;
   float sums_[taps - 1][4];
 };
 
-/// Blocks as forward. Leaves the tile's share of d_weight and d_bias in `parts` (rows, tiles, 5, D), where there is one.
-template <class T>
+/// A thread's share of the gradients of weights and bias.
+struct ConvParameters {
+  static constexpr int taps = ConvTuning::taps;
+  float of[taps + 1][4]{};  ///< weights, then the bias
+
+  template <class T>
+  __device__ void add(ConvColumn<T> const& column, float const (&x)[4], float const (&g)[4]) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+#pragma unroll
+      for (int k = 0; k < taps - 1; ++k) of[k][c] = fmaf(g[c], column.before[k][c], of[k][c]);
+      of[taps - 1][c] = fmaf(g[c], x[c], of[taps - 1][c]);
+      of[taps][c] += g[c];
+    }
+  }
+  /// The sums over a block's slices, in their order, to the place of lane 0's channels. All threads of the block call it.
+  template <class Memory>
+  __device__ void leave(Memory& memory, View<float, 3> const& parts, Index d, float scale) const {
+    using Tuning = ConvTuning;
+    using Sums = Four<float>[taps + 1][Tuning::threads];
+    static_assert(sizeof(Sums) <= sizeof(Memory));
+    Sums& sums = reinterpret_cast<Sums&>(memory);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k <= taps; ++k) sums[k][threadIdx.x] = {of[k][0], of[k][1], of[k][2], of[k][3]};
+    __syncthreads();
+    if (d >= parts.extent(2)) return;
+    for (int k = static_cast<int>(threadIdx.x) / Tuning::lanes; k <= taps; k += Tuning::slices) {
+      Four<float> sum{};
+#pragma unroll
+      for (int i = 0; i < Tuning::slices; ++i)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sum.of[c] += sums[k][i * Tuning::lanes + threadIdx.x % Tuning::lanes].of[c];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) sum.of[c] *= scale;
+      store_four(&parts(blockIdx.y, k, d), sum);
+    }
+  }
+};
+
+/// Blocks as forward. Leaves the block's share of d_weight and d_bias in `parts` (blocks, 5, D), where there is one.
+template <class T, bool Silu>
 __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::backward_blocks)
-    conv_backward_kernel(__grid_constant__ CausalConv1dBackwardArgs<T> const a, __grid_constant__ View<float, 4> const parts) {
+    conv_backward_kernel(__grid_constant__ CausalConv1dBackwardArgs<T> const a, __grid_constant__ ConvPlan const plan,
+                         __grid_constant__ View<float, 3> const parts) {
   using Tuning = ConvTuning;
-  constexpr int taps = Tuning::taps, tile = Tuning::backward_tile, ahead = Tuning::ahead<T>;
-  Index const d = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x), L = a.x.extent(1), begin = Index{blockIdx.y} * tile;
-  if (d >= a.x.extent(2)) return;
-  // The sums of the next 3 times meet inputs of this tile.
-  int const own = static_cast<int>(min(L - begin, Index{tile})), count = static_cast<int>(min(L - begin, Index{tile + taps - 1}));
-  for (Index b = blockIdx.z; b < a.x.extent(0); b += gridDim.z) {
-    T const *const from = &a.x(b, begin, d), *const d_y = &a.d_y(b, begin, d);
-    PackedFour<T> rows[ahead], d_rows[ahead], next[ahead], d_next[ahead];
-    load_rows(from, a.x.stride(1), 0, count, rows), load_rows(d_y, a.d_y.stride(1), 0, count, d_rows);
+  using Ring = ConvRing<T, 2, Tuning::backward_stages>;
+  constexpr int halo = Tuning::taps - 1, ahead = Tuning::ahead<T>;
+  static_assert(halo <= ahead && Tuning::unit % ahead == 0);
+  __shared__ typename Ring::Memory memory;
+  Index const d = 4 * (Index{blockIdx.x} * Tuning::lanes + threadIdx.x % Tuning::lanes), L = a.x.extent(1);
+  auto const bytes = [](auto const& view) { return static_cast<int>(view.stride(1) * static_cast<Index>(sizeof(T))); };
+  int const stride = bytes(a.x), d_stride = bytes(a.d_y), out_stride = bytes(a.d_x);
+  ConvParameters parameters;
+  ConvWalk walk{plan, L, blockIdx.y * Tuning::slices + threadIdx.x / Tuning::lanes};
+  for (; d < a.x.extent(2) && walk; walk.advance()) {
+    Index const b = walk.b, begin = walk.begin;
+    // The sums of the next 3 times meet inputs of this slice.
+    int const own = walk.own, count = static_cast<int>(min(L - begin, Index{own} + halo));
+    Ring ring{memory, {&a.x(b, begin, d), &a.d_y(b, begin, d)}, {stride, d_stride}, count};
     ConvColumn<T> column{a, d};
+    if constexpr (Silu) column.scale(conv_scale);
     ConvSequence here{a.offsets, b, L, begin};
     column.load_before(a, here, b, begin);
     ConvPending<T> pending{a, b, d, begin, begin + own};
-    pending.clear();
-    float d_weight[taps][4]{}, d_bias[4]{};
-    int first_out = 0;  // the first time whose sum sends an input out
-    auto const step = [&](PackedFour<T> const& row, PackedFour<T> const& d_row, int t, auto is_inside) {
-      constexpr bool inside = decltype(is_inside)::value;
+    T* to = a.d_x ? &a.d_x(b, begin, d) : nullptr;
+    // One sum, and the gradient of the input that goes out with it.
+    auto const step = [&](int i, bool mine, float(&oldest)[4]) {
       float x[4], g[4], sum[4];
-      widen_four(row, x), widen_four(d_row, g);
-      column.sums(x, sum);
+      widen_four(ring.row(i, 0), x), widen_four(ring.row(i, 1), g);
+      if constexpr (Silu) {
+        column.sums(x, sum);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float const slope = computed(silu_slope(sum[c]));
-        g[c] *= a.silu ? slope : 1.0f;
+        for (int c = 0; c < 4; ++c) g[c] *= conv_slope(sum[c]);
       }
-      if (inside || t < own)
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-#pragma unroll
-          for (int k = 0; k < taps - 1; ++k) d_weight[k][c] = fmaf(g[c], column.before[k][c], d_weight[k][c]);
-          d_weight[taps - 1][c] = fmaf(g[c], x[c], d_weight[taps - 1][c]);
-          d_bias[c] += g[c];
-        }
-      pending.template add<inside>(column, here, begin + t, g, t >= first_out);
+      if (mine) parameters.add(column, x, g);
+      pending.add(column, g, oldest);
       column.shift(x);
     };
     for (int first = 0; first < count; first += ahead) {
-      first_out = static_cast<int>(max(Index{0}, here.begin - begin)) + taps - 1;
-      if (first + ahead < count) {
-        load_rows(from, a.x.stride(1), first + ahead, count, next);
-        load_rows(d_y, a.d_y.stride(1), first + ahead, count, d_next);
-      }
-      if (a.d_x && first + ahead <= own && begin + first + ahead <= here.end && (first >= first_out || !a.d_initial_state)) {
+      ring.next();
+      // The first time whose sum sends an input out that is of this slice and of this sequence.
+      int const first_out = static_cast<int>(max(Index{0}, here.begin - begin)) + halo, rows = min(ahead, count - first);
+      bool const inside =
+          a.d_x && begin + first + rows <= here.end && (first >= first_out || here.begin < begin || !a.d_initial_state);
+      float oldest[4];
+      auto const inner = [&](int i, bool mine) {
+        step(i, mine, oldest);
+        T* const out = conv_row(to, out_stride, i - halo);
+        if (i >= halo)
+          store_four(out, round_four<T>(oldest));
+        else
+          store_four_if(first + i >= first_out, out, round_four<T>(oldest));
+      };
+      if (inside && first + ahead <= own) {
 #pragma unroll
-        for (int i = 0; i < ahead; ++i) step(rows[i], d_rows[i], first + i, std::true_type{});
+        for (int i = 0; i < ahead; ++i) inner(i, true);
+      } else if (inside && first == own && rows == halo) {
+#pragma unroll
+        for (int i = 0; i < halo; ++i) inner(i, false);
       } else {
 #pragma unroll 1
-        for (int t = first; t < min(first + ahead, count); ++t) {
-          if (begin + t >= here.end) {
+        for (int i = 0; i < rows; ++i) {
+          Index const t = begin + first + i;
+          if (t >= here.end) {
             pending.flush(here);
             here.advance();
-            column.load_before(a, here, b, begin + t);
+            column.load_before(a, here, b, t);
             pending.clear();
           }
-          step(load_packed(from + t * a.x.stride(1)), load_packed(d_y + t * a.d_y.stride(1)), t, std::false_type{});
+          step(i, first + i < own, oldest);
+          pending.put(here, t - halo, oldest);
         }
       }
-#pragma unroll
-      for (int i = 0; i < ahead; ++i) rows[i] = next[i], d_rows[i] = d_next[i];
+      if (to) to = conv_row(to, out_stride, ahead);
     }
     if (begin + count >= here.end) pending.flush(here);
-    if (!parts) continue;
-#pragma unroll
-    for (int k = 0; k <= taps; ++k) {
-      float const(&x)[4] = k < taps ? d_weight[k < taps ? k : 0] : d_bias;
-      store_four(&parts(b, blockIdx.y, k, d), Four<float>{x[0], x[1], x[2], x[3]});
-    }
   }
+  if (parts) parameters.leave(memory, parts, d, Silu ? conv_scale : 1.0f);
 }
 
 /// What passes through sequences without a step. Blocks (channels, sequences).

@@ -14,20 +14,23 @@ namespace detail {
 
 inline constexpr FaultKind conv_offset_fault = offset_fault("causal_conv1d");
 
-/// Whether a launch can have as many tiles of time.
-inline bool conv_tiles_fit(Index L, int tile) { return ceil_div(L, Index{tile}) <= 65535; }
-
-/// Blocks over channels, four a thread, tiles of time and rows.
-inline dim3 conv_blocks(Index rows, Index L, Index channels, int tile) {
-  return {static_cast<unsigned>(ceil_div(channels / 4, Index{ConvTuning::threads})),
-          static_cast<unsigned>(ceil_div(L, Index{tile})), static_cast<unsigned>(std::min(rows, Index{65535}))};
+/// Blocks that run at once of a kernel whose blocks have `shared` bytes, `most` of them at most on a multiprocessor; the kernel is
+/// told to take the memory that they need.
+template <class Kernel>
+Index conv_blocks_at_once(Cuda const& ctx, Kernel* kernel, int most, std::size_t shared) {
+  constexpr int reserved = 1024;  // bytes of each block that the driver takes
+  int memory = 0;
+  check_cuda(cudaDeviceGetAttribute(&memory, cudaDevAttrMaxSharedMemoryPerMultiprocessor, ctx.device()), "cudaDeviceGetAttribute");
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+             "cudaFuncSetAttribute");
+  return Index{ctx.multiprocessors()} * std::clamp(memory / (static_cast<int>(shared) + reserved), 1, most);
 }
 
 }  // namespace detail
 
-/// Fast where K = 4, x, y and the weight are contiguous in their last dimension and aligned to 4 elements, and L is at most
-/// 2,097,120; elsewhere one thread an output. Offsets are device memory: where they do not ascend from 0 to L, nothing outside of
-/// the length is touched, and the next wait throws.
+/// Fast where K = 4, x, y and the weight are contiguous in their last dimension and aligned to 4 elements, rows are less than
+/// 2^25 bytes apart and there are fewer than 2^31 times in all; elsewhere one thread an output. Offsets are device memory: where
+/// they do not ascend from 0 to L, nothing outside of the length is touched, and the next wait throws.
 template <Scalar T>
 void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
   Index const sequences = sequence_count("causal_conv1d", a.offsets, a.x.extent(0)), L = a.x.extent(1), D = a.x.extent(2);
@@ -37,10 +40,18 @@ void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
   constexpr int threads = detail::ConvTuning::threads;
   bool fast = false;
   if constexpr (!std::is_same_v<T, double>) {
-    constexpr int tile = detail::ConvTuning::tile;
-    fast = a.weight.extent(1) == detail::ConvTuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) &&
-           detail::fours_align(a.y) && detail::conv_tiles_fit(L, tile);
-    if (fast && L > 0) detail::conv_kernel<T><<<detail::conv_blocks(a.x.extent(0), L, D, tile), threads, 0, ctx.stream()>>>(a);
+    using Tuning = detail::ConvTuning;
+    fast = a.weight.extent(1) == Tuning::taps && detail::fours_align(a.x) && detail::fours_align(a.weight) &&
+           detail::fours_align(a.y) && detail::conv_rows_near(a.x) && detail::conv_rows_near(a.y) &&
+           detail::ConvPlan::fits(a.x.extent(0), L);
+    if (fast && a.x.size() > 0) {
+      auto const launch = [&](auto* kernel) {
+        constexpr std::size_t shared = sizeof(typename detail::ConvRing<T, 1, Tuning::stages>::Memory);
+        detail::ConvPlan const plan{a.x.extent(0), L, D, detail::conv_blocks_at_once(ctx, kernel, Tuning::blocks, shared)};
+        kernel<<<plan.blocks, threads, 0, ctx.stream()>>>(a, plan);
+      };
+      launch(a.silu ? detail::conv_kernel<T, true> : detail::conv_kernel<T, false>);
+    }
   }
   if (!fast && a.x.size() > 0)
     detail::conv_plain_kernel<T><<<static_cast<unsigned>(ceil_div(a.x.size(), Index{threads})), threads, 0, ctx.stream()>>>(a);

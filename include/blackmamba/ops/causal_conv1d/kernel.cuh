@@ -2,21 +2,10 @@
 /// \file
 /// Kernels of the causal convolution.
 
-#include <blackmamba/core/cuda/fours.cuh>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
+#include <blackmamba/ops/causal_conv1d/walk.cuh>
 
 namespace blackmamba::detail {
-
-/// Measured choices: docs/benchmarks/causal_conv1d.md has the measurements.
-struct ConvTuning {
-  static constexpr int taps = 4;                         ///< of the fast kernels, what networks have
-  static constexpr int threads = 64;                     ///< of a block
-  static constexpr int tile = 32, backward_tile = 64;    ///< times of a thread; 3 more are read
-  static constexpr int blocks = 8, backward_blocks = 6;  ///< of a multiprocessor
-  /// Rows of inputs that are on their way while as many are summed: as many bytes for every scalar.
-  template <class T>
-  static constexpr int ahead = 16 / sizeof(T);
-};
 
 /// The sequences of a row as a thread meets them in time. Offsets are device memory that the host has not read. Whatever they say,
 /// the first sequence begins at 0, the last one ends at L, and begin ≤ t < end of the one that is sought: so nothing outside of the
@@ -73,6 +62,15 @@ class ConvColumn {
     }
   }
 
+  /// Scales the weights and the bias.
+  __device__ void scale(float by) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+#pragma unroll
+      for (int k = 0; k < taps; ++k) weight[k][c] *= by;
+      bias[c] *= by;
+    }
+  }
   /// The inputs before time t.
   template <class Args>
   __device__ void load_before(Args const& a, ConvSequence const& here, Index b, Index t) {
@@ -109,60 +107,48 @@ class ConvColumn {
   Index d_;
 };
 
-/// The rows of a tensor from `first` on, the last one again past `count`.
-template <class T, int Rows>
-__device__ void load_rows(T const* from, Index stride, int first, int count, PackedFour<T> (&rows)[Rows]) {
-#pragma unroll
-  for (int i = 0; i < Rows; ++i) rows[i] = load_packed(from + min(first + i, count - 1) * stride);
-}
-
-/// 4 taps, channels four at a time. Blocks (channels, tiles of time, rows). The next rows are on their way while some are summed.
-template <class T>
+/// 4 taps, channels four at a time. Blocks (channels, slices of time).
+template <class T, bool Silu>
 __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::blocks)
-    conv_kernel(__grid_constant__ CausalConv1dArgs<T> const a) {
+    conv_kernel(__grid_constant__ CausalConv1dArgs<T> const a, __grid_constant__ ConvPlan const plan) {
   using Tuning = ConvTuning;
+  using Ring = ConvRing<T, 1, Tuning::stages>;
   constexpr int ahead = Tuning::ahead<T>;
-  Index const d = 4 * (Index{blockIdx.x} * blockDim.x + threadIdx.x), L = a.x.extent(1), begin = Index{blockIdx.y} * Tuning::tile;
+  __shared__ typename Ring::Memory memory;
+  Index const d = 4 * (Index{blockIdx.x} * Tuning::lanes + threadIdx.x % Tuning::lanes), L = a.x.extent(1);
   if (d >= a.x.extent(2)) return;
-  int const count = static_cast<int>(min(L - begin, Index{Tuning::tile}));
-  for (Index b = blockIdx.z; b < a.x.extent(0); b += gridDim.z) {
-    T const* const from = &a.x(b, begin, d);
-    T* const to = &a.y(b, begin, d);
-    PackedFour<T> rows[ahead], next[ahead];
-    load_rows(from, a.x.stride(1), 0, count, rows);
+  int const stride = static_cast<int>(a.x.stride(1) * sizeof(T)), out_stride = static_cast<int>(a.y.stride(1) * sizeof(T));
+  for (ConvWalk walk{plan, L, blockIdx.y * Tuning::slices + threadIdx.x / Tuning::lanes}; walk; walk.advance()) {
+    Index const b = walk.b, begin = walk.begin;
+    T* to = &a.y(b, begin, d);
+    Ring ring{memory, {&a.x(b, begin, d)}, {stride}, walk.own};
     ConvColumn<T> column{a, d};
     ConvSequence here{a.offsets, b, L, begin};
     column.load_before(a, here, b, begin);
-    auto const sum = [&](PackedFour<T> const& row, int t, auto silu) {
+    auto const sum = [&](int i) {
       float x[4], y[4];
-      widen_four(row, x);
+      widen_four(ring.row(i, 0), x);
       column.sums(x, y);
-      if constexpr (decltype(silu)::value)
+      if constexpr (Silu)
 #pragma unroll
         for (int c = 0; c < 4; ++c) y[c] = device_silu(y[c]);
-      store_four(to + t * a.y.stride(1), round_four<T>(y));
+      store_four(conv_row(to, out_stride, i), round_four<T>(y));
       column.shift(x);
     };
-    for (int first = 0; first < count; first += ahead) {
-      if (first + ahead < count) load_rows(from, a.x.stride(1), first + ahead, count, next);
-      auto const sum_rows = [&](auto silu) {
-        if (first + ahead <= count && begin + first + ahead <= here.end) {
+    for (int first = 0; first < walk.own; first += ahead) {
+      ring.next();
+      if (first + ahead <= walk.own && begin + first + ahead <= here.end) {
 #pragma unroll
-          for (int i = 0; i < ahead; ++i) sum(rows[i], first + i, silu);
-        } else {
+        for (int i = 0; i < ahead; ++i) sum(i);
+      } else {
 #pragma unroll 1
-          for (int t = first; t < min(first + ahead, count); ++t) {
-            if (begin + t >= here.end) here.advance(), column.load_before(a, here, b, begin + t);
-            sum(load_packed(from + t * a.x.stride(1)), t, silu);
-          }
+        for (int i = 0; i < min(ahead, walk.own - first); ++i) {
+          Index const t = begin + first + i;
+          if (t >= here.end) here.advance(), column.load_before(a, here, b, t);
+          sum(i);
         }
-      };
-      if (a.silu)
-        sum_rows(std::true_type{});
-      else
-        sum_rows(std::false_type{});
-#pragma unroll
-      for (int i = 0; i < ahead; ++i) rows[i] = next[i];
+      }
+      to = conv_row(to, out_stride, ahead);
     }
   }
 }

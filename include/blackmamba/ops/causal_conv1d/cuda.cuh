@@ -47,7 +47,8 @@ void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
     if (fast && a.x.size() > 0) {
       auto const launch = [&](auto* kernel) {
         constexpr std::size_t shared = sizeof(typename detail::ConvRing<T, 1, Tuning::stages>::Memory);
-        detail::ConvPlan const plan{a.x.extent(0), L, D, detail::conv_blocks_at_once(ctx, kernel, Tuning::blocks, shared)};
+        Index const at_once = detail::conv_blocks_at_once(ctx, kernel, Tuning::blocks, shared);
+        detail::ConvPlan const plan{a.x.extent(0), L, D, Tuning::waves * at_once};
         kernel<<<plan.blocks, threads, 0, ctx.stream()>>>(a, plan);
       };
       launch(a.silu ? detail::conv_kernel<T, true> : detail::conv_kernel<T, false>);

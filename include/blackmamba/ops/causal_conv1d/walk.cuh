@@ -14,25 +14,25 @@ struct ConvTuning {
   static constexpr int taps = 4;                                             ///< of the fast kernels, what networks have
   static constexpr int threads = 128, lanes = 32, slices = threads / lanes;  ///< of a block: lanes have channels, warps have times
   static constexpr int unit = 8;                                             ///< times that are dealt together
-  static constexpr int blocks = 5, backward_blocks = 4;                      ///< of a multiprocessor
+  static constexpr int blocks = 5, backward_blocks = 3;                      ///< of a multiprocessor
   static constexpr int stages = 4, backward_stages = 3;                      ///< groups of rows in shared memory
-  static constexpr int waves = 1;                                            ///< of blocks
+  static constexpr int waves = 3;                                            ///< of blocks forward; backward one
   /// Rows of a group: as many bytes for every scalar.
   template <class T>
   static constexpr int ahead = 16 / sizeof(T);
 };
 
-/// Rows and times as one range of units, dealt evenly to as many slices as run at once. Fixed by shapes and the device.
+/// Rows and times as one range of units, dealt evenly to the slices of so many blocks. Fixed by shapes and the device.
 struct ConvPlan {
   Index per_row, total;  ///< units
   unsigned each, more;   ///< units of a slice; the first `more` have one more
   dim3 blocks;           ///< (channels, slices)
 
-  ConvPlan(Index rows, Index L, Index channels, Index blocks_at_once) : per_row{ceil_div(L, Index{ConvTuning::unit})} {
+  ConvPlan(Index rows, Index L, Index channels, Index blocks_in_all) : per_row{ceil_div(L, Index{ConvTuning::unit})} {
     total = rows * per_row;
     Index const across = std::max(ceil_div(channels / 4, Index{ConvTuning::lanes}), Index{1});
     Index const most = std::min(ceil_div(total, Index{ConvTuning::slices}), Index{65535});
-    Index const down = std::clamp(ConvTuning::waves * blocks_at_once / across, Index{1}, std::max(most, Index{1}));
+    Index const down = std::clamp(blocks_in_all / across, Index{1}, std::max(most, Index{1}));
     blocks = {static_cast<unsigned>(across), static_cast<unsigned>(down)};
     each = static_cast<unsigned>(total / (down * ConvTuning::slices));
     more = static_cast<unsigned>(total % (down * ConvTuning::slices));

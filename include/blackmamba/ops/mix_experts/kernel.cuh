@@ -14,10 +14,6 @@
 #include <blackmamba/ops/expert_mlp/tensor_rows.cuh>
 #include <blackmamba/ops/mix_experts/plan.cuh>
 
-#ifndef BLACKMAMBA_TRY_ALL_ARRIVE
-#define BLACKMAMBA_TRY_ALL_ARRIVE 1
-#endif
-
 namespace blackmamba::detail {
 
 /// What is done with the sums.
@@ -33,7 +29,6 @@ template <MixEnd End, int Eights>
 struct MixTuning {
   static constexpr bool gated = End == MixEnd::gate;
   static constexpr int warps = 8, threads = 32 * (warps + 2), rows = 16, tokens = 8 * Eights;
-  static constexpr int readers = BLACKMAMBA_TRY_ALL_ARRIVE ? 32 * warps : warps;  ///< who say that a stage was read
   static constexpr int most = Eights == 1 ? 8 : 256;                              ///< assignments
   static constexpr int blocks = Eights == 1 ? 2 : 1;                              ///< of a multiprocessor
   static constexpr int frames = gated ? 2 : 1;                    ///< rows of the gate and of the value, or just rows
@@ -104,7 +99,7 @@ __global__ void __launch_bounds__(MixTuning<End, Eights>::threads, MixTuning<End
   int const g = lane / 4, r = g % 2 * 4 + g / 2;
   if (thread == 0) {
     fetch_description(p.weights);
-    for (unsigned i = 0; i < stages; ++i) barrier_init(full + 8 * i, 2), barrier_init(empty + 8 * i, Tuning::readers);
+    for (unsigned i = 0; i < stages; ++i) barrier_init(full + 8 * i, 2), barrier_init(empty + 8 * i, 32 * Tuning::warps);
     barriers_ready();
   }
   auto const await = [] {
@@ -215,8 +210,7 @@ __global__ void __launch_bounds__(MixTuning<End, Eights>::threads, MixTuning<End
                                           : Piece{};
             }
           }
-          if constexpr (!BLACKMAMBA_TRY_ALL_ARRIVE) __syncwarp();
-          if (BLACKMAMBA_TRY_ALL_ARRIVE || lane == 0) barrier_arrive(empty + 8 * stage);
+          barrier_arrive(empty + 8 * stage);  // by every lane: no slower, and race checkers follow it
           if (!there) continue;
 #pragma unroll
           for (int s = 0; s < Tuning::steps; ++s)

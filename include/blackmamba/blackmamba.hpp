@@ -51,6 +51,7 @@
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
 #include <blackmamba/ops/loss_sum/loss_sum.hpp>
+#include <blackmamba/ops/mix_experts/mix_experts.hpp>
 #include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
@@ -164,6 +165,7 @@
 #include <blackmamba/verify/problems/expert_mlp_backward.hpp>
 #include <blackmamba/verify/problems/layer_norm.hpp>
 #include <blackmamba/verify/problems/linear.hpp>
+#include <blackmamba/verify/problems/mix_experts.hpp>
 #include <blackmamba/verify/problems/norm_backward.hpp>
 #include <blackmamba/verify/problems/rms_norm.hpp>
 #include <blackmamba/verify/problems/route.hpp>

@@ -41,6 +41,7 @@
 #include <blackmamba/ops/linear/backward_cuda.cuh>
 #include <blackmamba/ops/linear/cuda.cuh>
 #include <blackmamba/ops/loss_sum/cuda.cuh>
+#include <blackmamba/ops/mix_experts/cuda.cuh>
 #include <blackmamba/ops/projected_scan_step/cuda.cuh>
 #include <blackmamba/ops/rms_norm/backward_cuda.cuh>
 #include <blackmamba/ops/rms_norm/cuda.cuh>

@@ -37,6 +37,7 @@
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/linear/linear.hpp>
 #include <blackmamba/ops/loss_sum/loss_sum.hpp>
+#include <blackmamba/ops/mix_experts/mix_experts.hpp>
 #include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/rms_norm/rms_norm.hpp>
@@ -115,6 +116,7 @@ BLACKMAMBA_OPERATION(sinkhorn_log, SinkhornLogArgs)
 BLACKMAMBA_OPERATION(gather_tokens, GatherArgs)
 BLACKMAMBA_OPERATION(expert_mlp, ExpertMlpArgs)
 BLACKMAMBA_OPERATION(combine, CombineArgs)
+BLACKMAMBA_OPERATION(mix_experts, MixExpertsArgs)
 BLACKMAMBA_OPERATION(sample, SampleArgs)
 
 /// Into the accumulator, as the residual stream is widened.
@@ -184,13 +186,13 @@ TEST_CASE("docs: the support matrix says what the headers declare") {
             route_top1_sigmoid_entry, route_top_k_softmax_entry, route_plan_sigmoid_entry, route_scores_entry, route_choose_entry,
             route_gate_entry, route_expert_choice_entry, route_threshold_entry, balance_thresholds_entry, balance_loss_entry,
             router_z_loss_entry, sparsity_loss_entry, route_positive_entry, route_memory_entry, route_blend_entry, sinkhorn_entry,
-            sinkhorn_log_entry, gather_tokens_entry, expert_mlp_entry, combine_entry, sample_entry, convert_entry, adamw_entry,
-            sum_squares_entry, accumulate_entry, loss_sum_entry, selective_scan_backward_entry, decay_backward_entry,
-            expand_heads_backward_entry, causal_conv1d_backward_entry, rms_norm_backward_entry, layer_norm_backward_entry,
-            linear_backward_entry, embedding_backward_entry, activation_backward_entry, gated_unit_backward_entry,
-            cross_entropy_backward_entry, route_top1_sigmoid_backward_entry, route_top_k_softmax_backward_entry,
-            route_plan_sigmoid_backward_entry, route_gate_backward_entry, gather_tokens_backward_entry, expert_mlp_backward_entry,
-            combine_backward_entry>();
+            sinkhorn_log_entry, gather_tokens_entry, expert_mlp_entry, combine_entry, mix_experts_entry, sample_entry,
+            convert_entry, adamw_entry, sum_squares_entry, accumulate_entry, loss_sum_entry, selective_scan_backward_entry,
+            decay_backward_entry, expand_heads_backward_entry, causal_conv1d_backward_entry, rms_norm_backward_entry,
+            layer_norm_backward_entry, linear_backward_entry, embedding_backward_entry, activation_backward_entry,
+            gated_unit_backward_entry, cross_entropy_backward_entry, route_top1_sigmoid_backward_entry,
+            route_top_k_softmax_backward_entry, route_plan_sigmoid_backward_entry, route_gate_backward_entry,
+            gather_tokens_backward_entry, expert_mlp_backward_entry, combine_backward_entry>();
   auto const path = std::filesystem::path{__FILE__}.parent_path() / "../../docs/support.md";
   std::string page = read(path);
   auto const begin = page.find("| operation |"), end = page.find("\n\n", begin) + 1;

@@ -4,7 +4,8 @@
 ///
 ///   logits = router(x);  (e_1…e_k, w_1…w_k) = Router(logits);  y = Σ_s w_s · expert_{e_s}(x) (+ shared(x))
 ///
-/// Tokens are sorted by expert, so each expert is one pair of products, and come back by position: no atomics, same bits always.
+/// Tokens are sorted by expert, so each expert is one pair of products, and come back by position: no atomics, same bits always. A
+/// pass that keeps nothing leaves all of that to one operation.
 /// Source: Anthony et al. 2024, arXiv:2402.01771, section 3; Fedus et al. 2021, arXiv:2101.03961; shared experts Dai et al. 2024,
 /// arXiv:2401.06066.
 
@@ -20,6 +21,7 @@
 #include <blackmamba/ops/dispatch/load.hpp>
 #include <blackmamba/ops/expert_mlp/backward.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
+#include <blackmamba/ops/mix_experts/mix_experts.hpp>
 #include <blackmamba/ops/route/capacity.hpp>
 #include <blackmamba/ops/route/losses.hpp>
 
@@ -182,8 +184,22 @@ struct MoE {
     Saved<T> own;
     Saved<T>& s = saved ? *saved : own;
     choose(pass, d, p, x, s, saved ? *pass.tape : scratch, saved != nullptr);
-    outputs_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, keeps);
-    combine(pass.ctx, CombineArgs<T>{.x = s.outputs, .places = s.places, .weights = s.weights, .y = y});
+    if (saved) {
+      sort(pass, d, s);
+      outputs_of(pass, d, p, x, s, keeps ? *pass.tape : scratch, keeps);
+      combine(pass.ctx, CombineArgs<T>{.x = s.outputs, .places = s.places, .weights = s.weights, .y = y});
+    } else {
+      mix_experts(pass.ctx, MixExpertsArgs<T>{.x = x,
+                                              .experts = s.experts,
+                                              .weights = s.weights,
+                                              .fc1 = p.fc1,
+                                              .bias1 = p.bias1,
+                                              .fc2 = p.fc2,
+                                              .bias2 = p.bias2,
+                                              .activation = E::activation(d),
+                                              .gated = E::gated(d),
+                                              .y = y});
+    }
     if (d.shared > 0) {
       View<T const, 3> const row{x.data(), Shape<3>{1, x.extent(0), x.extent(1)}, Shape<3>{0, x.stride(0), x.stride(1)}};
       auto const part = scratch.take<T>(row.shape());
@@ -193,7 +209,7 @@ struct MoE {
     }
   }
 
-  /// Which experts, with what weights, in what order: the part of `s` that is always kept, in memory of `arena`.
+  /// Which experts, with what weights: in memory of `arena`.
   template <class Ctx, Scalar T>
   static void choose(Pass<Ctx, T> const& pass, Dims const& d, Params<T> const& p, Input<T, 2> x, Saved<T>& s, Arena& arena,
                      bool learns) {
@@ -202,9 +218,6 @@ struct MoE {
     s.logits = arena.take<T>(Shape<2>{tokens, X});
     s.experts = arena.take<int>(Shape<2>{tokens, k});
     s.weights = arena.take<A>(Shape<2>{tokens, k});
-    s.offsets = arena.take<Index>(Shape<1>{X + 1});
-    s.order = arena.take<Index>(Shape<1>{tokens * k});
-    s.places = arena.take<Index>(Shape<2>{tokens, k});
     if (learns && !s.load) {
       s.observed = pass.carry->template take_zeros<A>(Shape<1>{X});
       s.load = pass.carry->template take_zeros<Index>(Shape<1>{X});
@@ -229,6 +242,14 @@ struct MoE {
                                                  .n_experts = X,
                                                  .capacity = expert_capacity(d.router.capacity_factor, tokens, d.top_k, X),
                                                  .dropped = s.report ? field(s.report.data()->dropped) : View<Index, 1>{}});
+  }
+
+  /// The order of the assignments, on the tape.
+  template <class Ctx, Scalar T>
+  static void sort(Pass<Ctx, T> const& pass, Dims const& d, Saved<T>& s) {
+    s.offsets = pass.tape->template take<Index>(Shape<1>{d.n_experts + 1});
+    s.order = pass.tape->template take<Index>(Shape<1>{s.experts.size()});
+    s.places = pass.tape->template take<Index>(s.experts.shape());
     dispatch(pass.ctx, DispatchArgs{.experts = s.experts, .offsets = s.offsets, .order = s.order, .places = s.places});
   }
 

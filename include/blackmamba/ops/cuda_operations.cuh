@@ -29,6 +29,7 @@
 #include <blackmamba/ops/layer_norm/backward.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/loss_sum/loss_sum.hpp>
+#include <blackmamba/ops/mix_experts/mix_experts.hpp>
 #include <blackmamba/ops/projected_scan_step/projected_scan_step.hpp>
 #include <blackmamba/ops/rms_norm/backward.hpp>
 #include <blackmamba/ops/route/all.hpp>
@@ -94,6 +95,7 @@
   STORAGE(linear_on, LinearArgs)                                        \
   STORAGE(linear_backward_on, LinearBackwardArgs)
 #define BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) ACCUMULATOR(loss_sum_on, LossSumArgs)
+#define BLACKMAMBA_CUDA_mix_experts(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) STORAGE(mix_experts_on, MixExpertsArgs)
 #define BLACKMAMBA_CUDA_projected_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
   STORAGE(projected_scan_step_on, ProjectedScanStepArgs)
 #define BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
@@ -140,28 +142,29 @@
 #define BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) STORAGE(sum_squares_on, SumSquaresArgs)
 #define BLACKMAMBA_CUDA_top_k(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) STORAGE(top_k_on, TopKArgs)
 
-#define BLACKMAMBA_CUDA_OPERATIONS(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                      \
-  BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_activation(                                \
-      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_adamw(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                    \
-      BLACKMAMBA_CUDA_add(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d(                                \
-          STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
-          BLACKMAMBA_CUDA_convert(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_cross_entropy(                        \
-              STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_decay(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
-              BLACKMAMBA_CUDA_dispatch(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_embedding(                       \
-                  STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_expand_heads(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
-                  BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_layer_norm(                \
-                      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_linear(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
-                      BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                          \
-                          BLACKMAMBA_CUDA_projected_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                           \
-                              BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                  \
-                                  BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                 \
-                                      BLACKMAMBA_CUDA_sample(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                            \
-                                          BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                \
-                                              BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)       \
-                                                  BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
-                                                      BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)           \
-                                                          BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
-                                                              BLACKMAMBA_CUDA_top_k(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
+#define BLACKMAMBA_CUDA_OPERATIONS(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                                        \
+  BLACKMAMBA_CUDA_accumulate(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_activation(                                  \
+      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_adamw(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                      \
+      BLACKMAMBA_CUDA_add(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d(                                  \
+          STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_causal_conv1d_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)     \
+          BLACKMAMBA_CUDA_convert(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_cross_entropy(                          \
+              STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_decay(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
+              BLACKMAMBA_CUDA_dispatch(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_embedding(                         \
+                  STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_expand_heads(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)   \
+                  BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_layer_norm(                  \
+                      STORAGE, ACCUMULATOR, PLAIN, CONVERSION) BLACKMAMBA_CUDA_linear(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)     \
+                      BLACKMAMBA_CUDA_loss_sum(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                            \
+                          BLACKMAMBA_CUDA_mix_experts(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                     \
+                              BLACKMAMBA_CUDA_projected_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                         \
+                                  BLACKMAMBA_CUDA_rms_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                                \
+                                      BLACKMAMBA_CUDA_route(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                               \
+                                          BLACKMAMBA_CUDA_sample(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)                          \
+                                              BLACKMAMBA_CUDA_selective_scan(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)              \
+                                                  BLACKMAMBA_CUDA_selective_scan_step(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)     \
+                                                      BLACKMAMBA_CUDA_sinkhorn(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)            \
+                                                          BLACKMAMBA_CUDA_softmax(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)         \
+                                                              BLACKMAMBA_CUDA_sum_squares(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
+                                                                  BLACKMAMBA_CUDA_top_k(STORAGE, ACCUMULATOR, PLAIN, CONVERSION)
 
 #define BLACKMAMBA_DECLARE_TEMPLATE(name, Args) \
   template <Scalar T>                           \

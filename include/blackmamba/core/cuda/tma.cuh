@@ -114,5 +114,9 @@ __device__ inline void bring_tile(CUtensorMap const& map, std::uint32_t barrier,
       "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(of)
       : "memory");
 }
+/// Asks for a description that is about to be needed.
+__device__ inline void fetch_description(CUtensorMap const& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
 
 }  // namespace blackmamba::detail

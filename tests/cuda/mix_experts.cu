@@ -95,9 +95,10 @@ GPU_TEST_TEMPLATE("mix_experts on a GPU: few tokens, however they are spread, ha
   std::vector<std::vector<int>> const spreads{
       {2}, {-1}, {0, 1, 2, 3}, {3, -1, 0}, {1, 1, 1, 1, 1, 2}, {2, 0, 2, 2, -1, 3, 1, 0, 2}};
   for (auto const& [tokens, k] : {std::pair<Index, Index>{1, 1}, {1, 3}, {8, 1}, {4, 2}, {9, 1}, {16, 2}, {32, 1}})
-    for (auto const& [D, F] : {std::pair<Index, Index>{8, 8}, {136, 200}, {1152, 264}, {264, 1032}})
+    for (auto const& [D, F] : {std::pair<Index, Index>{8, 8}, {136, 72}, {1152, 40}, {40, 1032}})
       for (auto const& spread : spreads) {
-        bool const gated = D != 136, bias = F != 264;
+        if (D + F > 1000 && spread.size() != 3) continue;  // one of them is enough for sums of several stages
+        bool const gated = D != 136, bias = F != 40;
         There<T> const there{ctx, {tokens, k, 4, D, F, Activation::gelu_erf, gated, bias}, spread};
         INFO(concat("tokens ", tokens, ", k ", k, ", D ", D, ", F ", F, ", spread of ", spread.size()));
         CHECK(test::same_bits(there.run(), there.run(true)));

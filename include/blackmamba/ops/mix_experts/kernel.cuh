@@ -29,8 +29,8 @@ template <MixEnd End, int Eights>
 struct MixTuning {
   static constexpr bool gated = End == MixEnd::gate;
   static constexpr int warps = 8, threads = 32 * (warps + 2), rows = 16, tokens = 8 * Eights;
-  static constexpr int most = Eights == 1 ? 8 : 256;                              ///< assignments
-  static constexpr int blocks = Eights == 1 ? 2 : 1;                              ///< of a multiprocessor
+  static constexpr int most = Eights == 1 ? 8 : 256;              ///< assignments
+  static constexpr int blocks = Eights == 1 ? 2 : 1;              ///< of a multiprocessor
   static constexpr int frames = gated ? 2 : 1;                    ///< rows of the gate and of the value, or just rows
   static constexpr int boxes = gated ? 4 : 8;                     ///< of 64 along the sum, in a stage
   static constexpr int steps = gated ? 1 : 2, part = 32 * steps;  ///< of 32 along the sum, and in all, of a warp in a stage

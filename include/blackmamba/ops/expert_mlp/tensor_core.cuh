@@ -5,6 +5,8 @@
 /// A block stays on its multiprocessor and takes one tile of 128 × 256 after the other. One warp of it asks the copy engine for
 /// tiles of the operands, some steps of 64 ahead; two groups of four warps each multiply 64 rows by 256 columns, 128 sums a thread.
 
+#include <cstring>
+
 #include <blackmamba/core/cuda/tma.cuh>
 #include <blackmamba/core/cuda/wgmma.cuh>
 #include <blackmamba/ops/expert_mlp/groups.cuh>
@@ -72,10 +74,17 @@ struct Pipeline {
     shared->notes[stage].expert = -1;
     barrier_arrive(full_here());
   }
-  /// By those who read: the tile that begins with this stage.
+  /// By warps that read: the tile that begins with this stage. The lane that will say that the stage was read reads it for all.
   __device__ Note wait_note() const {
+    static_assert(sizeof(Note) % 4 == 0);
     barrier_wait(full_here(), parity);
-    return shared->notes[stage];
+    std::uint32_t words[sizeof(Note) / 4]{};
+    if (threadIdx.x % 32 == 0) std::memcpy(words, &shared->notes[stage], sizeof(Note));
+#pragma unroll
+    for (std::uint32_t& word : words) word = __shfl_sync(~0u, word, 0);
+    Note out;
+    std::memcpy(&out, words, sizeof(Note));
+    return out;
   }
 };
 

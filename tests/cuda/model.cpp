@@ -222,22 +222,23 @@ GPU_TEST("models on a GPU: one that does not fit is a memory_error with its size
 
 namespace {
 
-/// Logits (B, L, vocab) of one token after the other, as a recorded step gives them.
+/// Logits (B, L, vocab) of one token after the other, as a recorded step gives them, or one that is queued each time.
 template <class M>
-auto logits_of_steps(M const& model, Tensor<Token, 2> const& ids) {
+auto logits_of_steps(M const& model, Tensor<Token, 2> const& ids, bool recorded = true) {
   using T = typename M::scalar;
   auto const& ctx = model.ctx();
   Index const B = ids.extent(0), L = ids.extent(1), V = model.dims().vocab;
   auto state = model.make_state(B);
   TensorOn<Cuda, Token, 1> const tokens{ctx, Shape<1>{B}};
   TensorOn<Cuda, T, 2> const next{ctx, Shape<2>{B, V}};
-  Replay step{ctx, [&] { model.step(tokens, next, state); }};
+  auto const queue = [&] { model.step(tokens, next, state); };
+  Replay replay{ctx, queue};
   Tensor<T, 3> out{Shape<3>{B, L, V}};
   for (Index t = 0; t < L; ++t) {
     Tensor<Token, 1> here{Shape<1>{B}};
     for (Index b = 0; b < B; ++b) here(b) = ids(b, t);
     upload(ctx, here.view(), tokens.view());
-    step();
+    recorded ? replay() : queue();
     auto const logits = download(ctx, next.view());
     for (Index b = 0; b < B; ++b)
       for (Index v = 0; v < V; ++v) out(b, t, v) = logits(b, v);
@@ -265,6 +266,19 @@ GPU_TEST_TEMPLATE(
     double const on_cpu = test::rms_error(test::forward(there, ids).view(), expected.view());
     CHECK(on_gpu <= 2 * on_cpu + 1e-9);
     CHECK(test::same_bits(logits_of_steps(model, ids), once));
+  }
+}
+
+GPU_TEST("models on a GPU: steps of one, few and many sequences have the same bits recorded and queued") {
+  Dims const d{.vocab = 200, .d_model = 128, .d_state = 16, .d_conv = 4, .d_ffn = 256, .n_experts = 4, .depth = 2};
+  Model<BlackMamba<>, bf16, Cuda> model{d, Cuda{}};
+  model.initialise(1);
+  for (Index const B : {1, 5, 20}) {
+    INFO("batch ", B);
+    auto const ids = some_tokens(Shape<2>{B, 6}, 5, d.vocab);
+    auto const recorded = logits_of_steps(model, ids);
+    for (bf16 const x : recorded) REQUIRE(std::isfinite(widen(x)));
+    CHECK(test::same_bits(logits_of_steps(model, ids, false), recorded));
   }
 }
 

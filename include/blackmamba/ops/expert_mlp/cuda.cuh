@@ -55,12 +55,12 @@ bool expert_up(Cuda const& ctx, char const* op, Groups const& groups, unsigned* 
   return gated ? tensor_rows<RowsEnd::gate, false>(ctx, op, p, x, fc1) : tensor_rows<RowsEnd::activate, false>(ctx, op, p, x, fc1);
 }
 
-/// y = x W_eᵀ + b_e, or x W_e with `Turned`.
+/// y = x W_eᵀ + b_e, or x W_e with `Turned`; with `back` where its tokens are, times their weights.
 template <bool Turned, Scalar T>
 bool expert_product(Cuda const& ctx, char const* op, Groups const& groups, TileTurns turns, View<T const, 2> x,
-                    View<T const, 3> weight, View<T const, 2> bias, View<T, 2> y) {
+                    View<T const, 3> weight, View<T const, 2> bias, View<T, 2> y, RowsBack const& back = {}) {
   RowsProduct<T> p{};
-  p.groups = groups, p.turns = turns, p.bias = bias, p.kind = Activation::identity;
+  p.groups = groups, p.turns = turns, p.bias = bias, p.kind = Activation::identity, p.back = back;
   p.depth = static_cast<int>(x.extent(1)), p.columns = static_cast<int>(y.extent(1));
   p.y = RowsOf<T>{y};
   return tensor_rows<RowsEnd::store, Turned>(ctx, op, p, x, weight);

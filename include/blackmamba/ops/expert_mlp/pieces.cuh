@@ -46,21 +46,4 @@ __device__ Piece round_piece(float const (&from)[8]) {
   return to;
 }
 
-/// Lane q of each four gives word i to lane i and gets lane i's word q: from two columns of each of four eights of a row to one
-/// eight.
-__device__ inline void turn_piece(Piece& x) {
-  int const lane = static_cast<int>(threadIdx.x);
-  bool const odd = lane & 1, upper = lane & 2;
-#pragma unroll
-  for (int i = 0; i < 4; i += 2) {
-    std::uint32_t const other = __shfl_xor_sync(~0u, odd ? x.words[i] : x.words[i + 1], 1);
-    (odd ? x.words[i] : x.words[i + 1]) = other;
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    std::uint32_t const other = __shfl_xor_sync(~0u, upper ? x.words[i] : x.words[i + 2], 2);
-    (upper ? x.words[i] : x.words[i + 2]) = other;
-  }
-}
-
 }  // namespace blackmamba::detail

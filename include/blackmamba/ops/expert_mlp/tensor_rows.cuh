@@ -2,8 +2,7 @@
 /// \file
 /// Products on tensor cores whose rows are those of the experts, with what follows them.
 ///
-/// Where little is done with the sums, the groups that multiply do it. What lies between the two linear maps takes longer, and
-/// there the groups leave their sums, rounded, in shared memory and go on, and a group of its own works on them meanwhile.
+/// The groups that multiply leave their sums, rounded, in shared memory and go on; warps of their own do meanwhile what follows.
 
 #include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/activation/device.cuh>
@@ -25,7 +24,7 @@ struct RowsOf {
 
 /// What is done with the sums of a tile.
 enum class RowsEnd {
-  store,     ///< y = sum + bias
+  store,     ///< y = sum + bias, with `RowsBack` back where its token is
   activate,  ///< y = act(sum + bias); h = sum + bias is stored too where it is wanted
   gate,      ///< the columns are 128 of the gate and the 128 of the value that go with them: y = act(gate) · value
   d_hidden,  ///< the sums are d_a: d_h and a from it and from h
@@ -33,15 +32,21 @@ enum class RowsEnd {
 
 template <RowsEnd End>
 struct RowsTuning {
-  static constexpr bool apart = End != RowsEnd::store;             ///< whether warps of their own do it
   static constexpr int others = End == RowsEnd::d_hidden ? 2 : 1;  ///< groups of four warps that do not multiply
-  static constexpr int stages = apart ? 3 : 4, threads = 128 * (others + 2), finishers = 4 * others - 1;
+  static constexpr int stages = 3, threads = 128 * (others + 2), finishers = 4 * others - 1;
   static constexpr int columns = End == RowsEnd::gate ? 128 : 256;  ///< of the output
-  static constexpr unsigned waiting_bytes = apart ? TensorTuning::rows * 512 : 0;
+  static constexpr unsigned waiting_bytes = TensorTuning::rows * 512;
   static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + waiting_bytes + 1024;
   static constexpr TileColumns wide = others == 2 ? TileColumns::halves : TileColumns::all;
-  static constexpr int other_registers = !apart ? 40 : others == 2 ? 88 : 104;
-  static constexpr int consumer_registers = !apart ? 232 : others == 2 ? 168 : 200;
+  static constexpr int other_registers = others == 2 ? 88 : 104;
+  static constexpr int consumer_registers = others == 2 ? 168 : 200;
+};
+
+/// Where the rows of a product belong: row r is that of token order[r], times the token's weight. Tokens without an expert get 0.
+struct RowsBack {
+  Index const* order = nullptr;  ///< where there is none, rows stay where they are
+  View<int const, 2> experts{};  ///< (tokens, 1)
+  View<float const, 2> weights{};
 };
 
 /// A product whose rows are those of the experts: (rows, depth) by (E, columns, depth), or by (E, depth, columns) where it is
@@ -57,6 +62,7 @@ struct RowsProduct {
   bool gated;
   View<T const, 2> bias;
   RowsOf<T> y;
+  RowsBack back{};
   RowsOf<T> hidden;         ///< written: h by `activate` and `gate`, d_h by `d_hidden`
   RowsOf<T const> forward;  ///< h, for `d_hidden`
 };
@@ -89,34 +95,6 @@ class TileBiases {
   Index step_;
   int column_, count_, split_;
 };
-
-/// y from the sums in this thread's registers.
-template <bool Biased, class T>
-__device__ void store_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, int group) {
-  TileBiases<T, Biased> const biases{p.bias, tile, 0};
-  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4, q = lane % 4;
-  Index const row = tile.begin + 64 * group + 16 * warp + lane / 4;
-  int const rest = p.columns - tile.column, columns = tile.narrow && rest > 128 ? 128 : rest;
-  T* const first = p.y.at(row, tile.column + 8 * q);
-#pragma unroll
-  for (int span = 0; span < 8; ++span) {
-    if (32 * span >= columns) break;
-    float2 bias[4];
-#pragma unroll
-    for (int c = 0; c < 4; ++c) bias[c] = biases(4 * span + c);
-#pragma unroll
-    for (int lower = 0; lower < 2; ++lower) {
-      Piece x;
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        float const* const two = sums + 16 * span + 4 * c + 2 * lower;
-        x.words[c] = Biased ? round_pair<T>(two[0] + bias[c].x, two[1] + bias[c].y) : round_pair<T>(two[0], two[1]);
-      }
-      turn_piece(x);
-      if (32 * span + 8 * q < columns && row + 8 * lower < tile.end) store_piece(first + 8 * lower * p.y.stride + 32 * span, x);
-    }
-  }
-}
 
 /// Where eight columns of a row wait, of 32 eights in a row: exchanged within 128 bytes, so that neither side meets itself.
 __device__ inline std::uint32_t waiting_place(std::uint32_t memory, int row, int eight) {
@@ -158,6 +136,41 @@ __device__ inline Piece waiting_piece(std::uint32_t memory, int row, int eight) 
 __device__ inline int rows_there(GroupTile const& tile) {
   int const most = tile.low ? TensorTuning::rows / 2 : TensorTuning::rows;
   return tile.end - tile.begin < most ? static_cast<int>(tile.end - tile.begin) : most;
+}
+
+/// y from the sums that wait: a warp a row.
+template <class T, int Warps>
+__device__ void finish_rows(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
+  int const lane = static_cast<int>(threadIdx.x) % 32, column = tile.column + 8 * lane, rows = rows_there(tile);
+  if (column >= p.columns || (tile.narrow && lane >= 16)) return;
+#pragma unroll 4
+  for (int row = warp; row < rows; row += Warps) {
+    Piece x = waiting_piece(memory, row, lane);
+    Index to = tile.begin + row;
+    if (p.back.order) {
+      to = p.back.order[to];
+      float const weight = p.back.weights(to, 0);
+      float y[8];
+      widen_piece<T>(x, y);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) y[i] *= weight;
+      x = round_piece<T>(y);
+    }
+    store_piece(p.y.at(to, column), x);
+  }
+}
+
+/// Zeros to the tokens that have no expert, by the finishing warps of all blocks, before there is anything to finish.
+template <class T, int Warps>
+__device__ void clear_left_out(RowsProduct<T> const& p, int warp) {
+  int const lane = static_cast<int>(threadIdx.x) % 32;
+  Index const tokens = p.back.experts.extent(0);
+  for (Index first = 32 * (Index{blockIdx.x} * Warps + warp); first < tokens; first += Index{32} * Warps * gridDim.x) {
+    int const expert = first + lane < tokens ? p.back.experts(first + lane, 0) : 0;
+    for (unsigned left = __ballot_sync(~0u, expert < 0 || expert >= p.groups.experts()); left; left &= left - 1)
+      for (int column = 8 * lane; column < p.columns; column += 256)
+        store_piece(p.y.at(first + __ffs(static_cast<int>(left)) - 1, column), Piece{});
+  }
 }
 
 /// y, and h where it is wanted, from h that waits: a warp a row.
@@ -251,7 +264,9 @@ __device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, 
 /// What waits of a tile, finished by warp `warp` of so many.
 template <RowsEnd End, int Warps, class T>
 __device__ void finish_tile(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
-  if constexpr (End == RowsEnd::activate)
+  if constexpr (End == RowsEnd::store)
+    finish_rows<T, Warps>(p, tile, memory, warp);
+  else if constexpr (End == RowsEnd::activate)
     finish_activation<T, Warps>(p, tile, memory, warp);
   else if constexpr (End == RowsEnd::gate)
     finish_gate<T, Warps>(p, tile, memory, warp);
@@ -316,17 +331,17 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
   if (group < 0) {
     give_registers<Tuning::other_registers>();
     if (threadIdx.x >= 32) {
-      if constexpr (Tuning::apart) {
-        for (unsigned parity = 0;; parity ^= 1) {
-          barrier_wait(waiting_full, parity);
-          tile = waiting_tile;
-          if (tile.expert < 0) return;
-          finish_tile<End, Tuning::finishers>(p, tile, waiting, static_cast<int>(threadIdx.x) / 32 - 1);
-          __syncwarp();  // no lane waits for the next tile while others finish this one
-          barrier_arrive(waiting_empty);
-        }
+      int const warp = static_cast<int>(threadIdx.x) / 32 - 1;
+      if constexpr (End == RowsEnd::store)
+        if (p.back.order) clear_left_out<T, Tuning::finishers>(p, warp);
+      for (unsigned parity = 0;; parity ^= 1) {
+        barrier_wait(waiting_full, parity);
+        tile = waiting_tile;
+        if (tile.expert < 0) return;
+        finish_tile<End, Tuning::finishers>(p, tile, waiting, warp);
+        __syncwarp();  // no lane waits for the next tile while others finish this one
+        barrier_arrive(waiting_empty);
       }
-      return;
     }
     GroupWalk<Tensor::rows, Tuning::columns, !gate, true> walk{p.groups, p.columns};
     TileNumbers numbers{p.turns};
@@ -375,20 +390,14 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
         else
           sum_tile<T, false, Turned, Tuning::wide>(sums, pipeline, group, p.depth);
       }
-      if constexpr (Tuning::apart) {
-        barrier_wait(waiting_empty, parity);
-        int const split = gate ? p.columns - 128 : 0;
-        if (there && biased)
-          leave_sums<true>(sums, p, tile, waiting, group, split);
-        else if (there)
-          leave_sums<false>(sums, p, tile, waiting, group, split);
-        if (threadIdx.x == 128 * Tuning::others) waiting_tile = tile;
-        barrier_arrive(waiting_full);
-      } else if (there && biased) {
-        store_sums<true>(sums, p, tile, group);
-      } else if (there) {
-        store_sums<false>(sums, p, tile, group);
-      }
+      barrier_wait(waiting_empty, parity);
+      int const split = gate ? p.columns - 128 : 0;
+      if (there && biased)
+        leave_sums<true>(sums, p, tile, waiting, group, split);
+      else if (there)
+        leave_sums<false>(sums, p, tile, waiting, group, split);
+      if (threadIdx.x == 128 * Tuning::others) waiting_tile = tile;
+      barrier_arrive(waiting_full);
       if (!more) break;
     }
   }

@@ -1,11 +1,12 @@
 #pragma once
 /// \file
-/// Tokens through their experts on a GPU: two kernels for few tokens, the parts of the operation for many.
+/// Tokens through their experts on a GPU: two kernels for few tokens; for many with an expert each, products of which the last one
+/// puts its rows back; elsewhere the parts of the operation.
 
 #include <algorithm>
 
 #include <blackmamba/ops/cuda_operations.cuh>
-#include <blackmamba/ops/expert_mlp/launch.cuh>
+#include <blackmamba/ops/expert_mlp/cuda.cuh>
 #include <blackmamba/ops/mix_experts/kernel.cuh>
 #include <blackmamba/ops/mix_experts/mix_experts.hpp>
 
@@ -50,12 +51,32 @@ bool mix_few(Cuda const& ctx, MixExpertsArgs<T> const& a) {
   return true;
 }
 
+/// Many tokens with one expert each; false where the driver refuses to describe the operands.
+template <class T>
+bool mix_many(Cuda const& ctx, MixExpertsArgs<T> const& a) {
+  Arena& scratch = ctx.scratch();
+  auto const scope = scratch.scope();
+  Index const rows = a.experts.size(), E = a.fc2.extent(0), D = a.fc2.extent(1), F = a.fc2.extent(2);
+  auto const offsets = scratch.take<Index>(Shape<1>{E + 1}), order = scratch.take<Index>(Shape<1>{rows});
+  auto const places = scratch.take<Index>(a.experts.shape());
+  auto const sorted = scratch.take<T>(Shape<2>{rows, D}), active = scratch.take<T>(Shape<2>{rows, F});
+  auto* const counters = scratch.take<unsigned>(Shape<1>{cleared_counters}).data();
+  dispatch_on(ctx, DispatchArgs{.experts = a.experts, .offsets = offsets, .order = order, .places = places});
+  gather_tokens_on(ctx, GatherArgs<T>{.x = a.x, .order = order, .slots = 1, .y = sorted});
+  Groups const groups{offsets, rows, nullptr};
+  return expert_up(ctx, "mix_experts", groups, counters, View<T const, 2>{sorted}, a.fc1, a.bias1, a.activation, a.gated, active,
+                   View<T, 2>{}) &&
+         expert_product<false>(ctx, "mix_experts", groups, {counters}, View<T const, 2>{active}, a.fc2, a.bias2, a.y,
+                               RowsBack{order.data(), a.experts, a.weights});
+}
+
 }  // namespace detail
 
 /// Fast for bf16 and half on compute capability 9.0 in programs compiled for sm_90a, where matrices are contiguous in their last
 /// dimension and aligned to 8 elements, for up to 8 assignments, or 8 an expert on average and 256: two kernels, which read the
-/// weights of the chosen experts once, at the pace of the memory. Elsewhere dispatch, gather, `expert_mlp` and combine. Two runs
-/// give the same bits.
+/// weights of the chosen experts once, at the pace of the memory; and for more than 16 tokens an expert on average with one expert
+/// each: dispatch, gather and two products on the tensor cores. Elsewhere dispatch, gather, `expert_mlp` and combine. Two runs give
+/// the same bits.
 template <Scalar T>
 void mix_experts_on(Cuda const& ctx, MixExpertsArgs<T> const& a) {
   Index const rows = a.experts.size();
@@ -67,6 +88,9 @@ void mix_experts_on(Cuda const& ctx, MixExpertsArgs<T> const& a) {
       auto const scope = ctx.scratch().scope();
       if (rows <= 8 ? detail::mix_few<1>(ctx, a) : detail::mix_few<2>(ctx, a)) return;
     }
+    bool const many = a.experts.extent(1) == 1 && rows > detail::StreamTuning::rows_an_expert * a.fc2.extent(0);
+    if (many && detail::has_wgmma(ctx.device()) && detail::experts_align(a.x, a.fc1, a.fc2, a.y) && detail::mix_many(ctx, a))
+      return;
   }
   detail::mix_experts_by_parts(ctx, a);
 }

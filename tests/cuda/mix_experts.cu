@@ -119,9 +119,35 @@ GPU_TEST_TEMPLATE("mix_experts on a GPU: few tokens, however they are spread, ha
   }
 }
 
+GPU_TEST_TEMPLATE("mix_experts on a GPU: many tokens with one expert each agree with the reference", T, Half, bf16) {
+  auto const report = verify::check<MixExpertsProblem, T>(
+      Cuda{}, {}, {{300, 1, 4, 136, 72, Activation::gelu_erf}, {1000, 1, 3, 264, 136, Activation::silu, false}});
+  INFO(report.table());
+  CHECK(static_cast<bool>(report));
+}
+
+GPU_TEST_TEMPLATE("mix_experts on a GPU: many tokens with one expert each, however they are spread, have the bits of its parts", T,
+                  Half, bf16) {
+  Cuda const ctx;
+  std::vector<std::vector<int>> const spreads{{2}, {-1}, {0, 1, 2, 3}, {-1, 0, 0, 3, 0}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, -1}};
+  for (Index const tokens : {65, 128, 300, 1025})
+    for (auto const& [D, F] : {std::pair<Index, Index>{8, 8}, {136, 72}, {392, 40}, {264, 520}})
+      for (auto const& spread : spreads) {
+        bool const gated = D != 136, bias = F != 40;
+        There<T> const there{ctx, {tokens, 1, 4, D, F, Activation::gelu_erf, gated, bias}, spread};
+        INFO(concat("tokens ", tokens, ", D ", D, ", F ", F, ", spread of ", spread.size()));
+        CHECK(test::same_bits(there.run(), there.run(true)));
+      }
+  // More experts than a warp has lanes, some of them without tokens.
+  std::vector<int> many;
+  for (int i = 0; i < 700; ++i) many.push_back(i * 37 % 101 % 40 - 1);
+  There<T> const there{ctx, {700, 1, 41, 72, 136, Activation::silu}, many};
+  CHECK(test::same_bits(there.run(), there.run(true)));
+}
+
 GPU_TEST("mix_experts on a GPU: the same bits again, and from a graph") {
   Cuda const ctx;
-  for (Index const tokens : {1, 5, 24}) {
+  for (Index const tokens : {1, 5, 24, 200}) {
     There<bf16> const there{ctx, {tokens, 1, 8, 264, 520, Activation::gelu_erf}, {3, 1, 7, 3, 0}};
     auto const first = there.run();
     CHECK(test::same_bits(there.run(), first));
@@ -139,11 +165,14 @@ GPU_TEST("mix_experts on a GPU: the same bits again, and from a graph") {
 
 GPU_TEST("mix_experts on a GPU: an expert that is none adds nothing, and is told by the next wait") {
   Cuda const ctx;
-  for (int const wrong : {-2, 4}) {
-    There<bf16> const there{ctx, {3, 1, 4, 64, 72, Activation::silu}, {0, wrong, 2}};
-    DeviceTensor<bf16, 2> const y{ctx, Shape<2>{3, 64}};
-    there(y.view());
-    CHECK_THROWS_AS(ctx.synchronize(), value_error);
-    CHECK_NOTHROW(ctx.synchronize());
-  }
+  for (Index const tokens : {3, 100})
+    for (int const wrong : {-2, 4}) {
+      There<bf16> const there{ctx, {tokens, 1, 4, 64, 72, Activation::silu}, {0, wrong, 2}};
+      DeviceTensor<bf16, 2> const y{ctx, Shape<2>{tokens, 64}};
+      there(y.view());
+      CHECK_THROWS_AS(ctx.synchronize(), value_error);
+      CHECK_NOTHROW(ctx.synchronize());
+      auto const out = to_host(ctx, y);
+      for (Index i = 0; i < 64; ++i) CHECK(static_cast<float>(out(1, i)) == 0);
+    }
 }

@@ -2,7 +2,8 @@
 /// \file
 /// Products on tensor cores whose rows are those of the experts, with what follows them.
 ///
-/// The groups that multiply leave their sums, rounded, in shared memory and go on; warps of their own do meanwhile what follows.
+/// The two groups that multiply leave their sums, rounded, in shared memory and go on; warps of their own do meanwhile what
+/// follows, of one group's rows and then of the other's.
 
 #include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/activation/device.cuh>
@@ -33,10 +34,11 @@ enum class RowsEnd {
 template <RowsEnd End>
 struct RowsTuning {
   static constexpr int others = End == RowsEnd::d_hidden ? 2 : 1;  ///< groups of four warps that do not multiply
-  static constexpr int stages = 3, threads = 128 * (others + 2), finishers = 4 * others - 1;
+  static constexpr int places = End == RowsEnd::d_hidden ? 2 : 1;  ///< where sums wait, of one group each or of both in turn
+  static constexpr int stages = places == 2 ? 3 : 4, threads = 128 * (others + 2), finishers = 4 * others - 1;
   static constexpr int columns = End == RowsEnd::gate ? 128 : 256;  ///< of the output
-  static constexpr unsigned waiting_bytes = TensorTuning::rows * 512;
-  static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + waiting_bytes + 1024;
+  static constexpr unsigned waiting_bytes = TensorTuning::rows / 2 * 512;
+  static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + places * waiting_bytes + 1024;
   static constexpr TileColumns wide = others == 2 ? TileColumns::halves : TileColumns::all;
   static constexpr int other_registers = others == 2 ? 88 : 104;
   static constexpr int consumer_registers = others == 2 ? 168 : 200;
@@ -101,13 +103,14 @@ __device__ inline std::uint32_t waiting_place(std::uint32_t memory, int row, int
   return memory + static_cast<unsigned>(row) * 512 + static_cast<unsigned>((eight ^ (row & 7)) * 16);
 }
 
-/// The sums of a group, rounded, to where the finishing warps find them. The tensor cores wait meanwhile: nothing else is done.
+/// The sums of a group, rounded, to where the finishing warps find them. The group's tensor cores wait meanwhile: nothing else is
+/// done.
 template <bool Biased, class T>
 __device__ void leave_sums(float const (&sums)[128], RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory,
-                           int group, int split) {
+                           int split) {
   TileBiases<T, Biased> const biases{p.bias, tile, split};
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4;
-  int const row = 64 * group + 16 * warp + lane % 16;
+  int const row = 16 * warp + lane % 16;
 #pragma unroll
   for (int low = 0; low < 8; low += 2) {
     std::uint32_t const place = waiting_place(memory, row, low + lane / 16);
@@ -132,10 +135,9 @@ __device__ inline Piece waiting_piece(std::uint32_t memory, int row, int eight) 
   return {{__float_as_uint(x.x), __float_as_uint(x.y), __float_as_uint(x.z), __float_as_uint(x.w)}};
 }
 
-/// Rows of a tile that there are.
-__device__ inline int rows_there(GroupTile const& tile) {
-  int const most = tile.low ? TensorTuning::rows / 2 : TensorTuning::rows;
-  return tile.end - tile.begin < most ? static_cast<int>(tile.end - tile.begin) : most;
+/// Rows of a group's half of a tile that there are.
+__device__ inline int rows_there(GroupTile const& half) {
+  return static_cast<int>(max(Index{0}, min(Index{TensorTuning::rows / 2}, half.end - half.begin)));
 }
 
 /// y from the sums that wait: a warp a row.
@@ -153,7 +155,7 @@ __device__ void finish_rows(RowsProduct<T> const& p, GroupTile const& tile, std:
       float y[8];
       widen_piece<T>(x, y);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) y[i] *= weight;
+      for (int i = 0; i < 8; ++i) y[i] = fmaf(weight, y[i], 0.0f);  // as a sum of one: 0 has no sign
       x = round_piece<T>(y);
     }
     store_piece(p.y.at(to, column), x);
@@ -261,7 +263,7 @@ __device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, 
   });
 }
 
-/// What waits of a tile, finished by warp `warp` of so many.
+/// What waits of a group's half of a tile, finished by warp `warp` of so many.
 template <RowsEnd End, int Warps, class T>
 __device__ void finish_tile(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
   if constexpr (End == RowsEnd::store)
@@ -311,17 +313,19 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
   constexpr bool gate = End == RowsEnd::gate;
   extern __shared__ unsigned char tile_memory[];
   __shared__ typename Stages::Shared barriers;
-  __shared__ unsigned long long waiting_barriers[2];
-  __shared__ GroupTile waiting_tile;
+  __shared__ unsigned long long waiting_barriers[4];
+  __shared__ GroupTile waiting_tiles[2];
   if (p.clear && blockIdx.x == 0 && threadIdx.x < cleared_counters) p.clear[threadIdx.x] = 0;
   if (!groups_right(p.groups)) return;
   Stages pipeline{tile_memory, barriers};
-  // What waits for the finishing warps: full after a word of each thread of the 8 other warps, empty after one of each of theirs.
+  // What waits for the finishing warps, of each group: full after a word of each of its threads, free after one of each of theirs.
   std::uint32_t const waiting = pipeline.tiles + Stages::bytes,
                       waiting_full = static_cast<std::uint32_t>(__cvta_generic_to_shared(waiting_barriers)),
-                      waiting_empty = waiting_full + 8;
+                      waiting_free = waiting_full + 16;
+  constexpr unsigned next_place = Tuning::places == 2 ? Tuning::waiting_bytes : 0;
   if (threadIdx.x == 0) {
-    barrier_init(waiting_full, 8 * 32), barrier_init(waiting_empty, Tuning::finishers * 32);
+    for (unsigned g = 0; g < 2; ++g)
+      barrier_init(waiting_full + 8 * g, 4 * 32), barrier_init(waiting_free + 8 * g, Tuning::finishers * 32);
     barriers_ready();
   }
   __syncthreads();
@@ -334,13 +338,15 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
       int const warp = static_cast<int>(threadIdx.x) / 32 - 1;
       if constexpr (End == RowsEnd::store)
         if (p.back.order) clear_left_out<T, Tuning::finishers>(p, warp);
-      for (unsigned parity = 0;; parity ^= 1) {
-        barrier_wait(waiting_full, parity);
-        tile = waiting_tile;
+      for (unsigned half = 0;; ++half) {
+        unsigned const g = half % 2;
+        barrier_wait(waiting_full + 8 * g, half / 2 % 2);
+        tile = waiting_tiles[g];
         if (tile.expert < 0) return;
-        finish_tile<End, Tuning::finishers>(p, tile, waiting, warp);
-        __syncwarp();  // no lane waits for the next tile while others finish this one
-        barrier_arrive(waiting_empty);
+        tile.begin += g * (Tensor::rows / 2);
+        finish_tile<End, Tuning::finishers>(p, tile, waiting + g * next_place, warp);
+        __syncwarp();  // no lane waits for the next half while others finish this one
+        barrier_arrive(waiting_free + 8 * (Tuning::places == 2 ? g : g ^ 1));
       }
     }
     GroupWalk<Tensor::rows, Tuning::columns, !gate, true> walk{p.groups, p.columns};
@@ -390,14 +396,17 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
         else
           sum_tile<T, false, Turned, Tuning::wide>(sums, pipeline, group, p.depth);
       }
-      barrier_wait(waiting_empty, parity);
+      auto const g = static_cast<unsigned>(group);
+      if (!more && g == 1) break;  // the other group says so
+      // Where both have one place, the second group's turn comes after the first one's of the same tile, not of the tile before.
+      barrier_wait(waiting_free + 8 * g, Tuning::places == 2 ? parity : parity ^ g);
       int const split = gate ? p.columns - 128 : 0;
       if (there && biased)
-        leave_sums<true>(sums, p, tile, waiting, group, split);
+        leave_sums<true>(sums, p, tile, waiting + g * next_place, split);
       else if (there)
-        leave_sums<false>(sums, p, tile, waiting, group, split);
-      if (threadIdx.x == 128 * Tuning::others) waiting_tile = tile;
-      barrier_arrive(waiting_full);
+        leave_sums<false>(sums, p, tile, waiting + g * next_place, split);
+      if (threadIdx.x % 128 == 0) waiting_tiles[g] = tile;
+      barrier_arrive(waiting_full + 8 * g);
       if (!more) break;
     }
   }

@@ -34,7 +34,7 @@ enum class RowsEnd {
 template <RowsEnd End>
 struct RowsTuning {
   static constexpr int others = End == RowsEnd::d_hidden ? 2 : 1;  ///< groups of four warps that do not multiply
-  static constexpr int places = End == RowsEnd::d_hidden ? 2 : 1;  ///< where sums wait, of one group each or of both in turn
+  static constexpr int places = End == RowsEnd::store ? 1 : 2;     ///< where sums wait, of both groups in turn or of one each
   static constexpr int stages = places == 2 ? 3 : 4, threads = 128 * (others + 2), finishers = 4 * others - 1;
   static constexpr int columns = End == RowsEnd::gate ? 128 : 256;  ///< of the output
   static constexpr unsigned waiting_bytes = TensorTuning::rows / 2 * 512;
@@ -140,25 +140,31 @@ __device__ inline int rows_there(GroupTile const& half) {
   return static_cast<int>(max(Index{0}, min(Index{TensorTuning::rows / 2}, half.end - half.begin)));
 }
 
-/// y from the sums that wait: a warp a row.
+/// y from the sums that wait: a warp a row. Where they go and what they are multiplied with a lane has read of each row before.
 template <class T, int Warps>
 __device__ void finish_rows(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
+  static_assert(TensorTuning::rows / 2 <= 32 * Warps);
   int const lane = static_cast<int>(threadIdx.x) % 32, column = tile.column + 8 * lane, rows = rows_there(tile);
-  if (column >= p.columns || (tile.narrow && lane >= 16)) return;
+  bool const there = column < p.columns && !(tile.narrow && lane >= 16);
+  Index place = tile.begin + warp + lane * Warps;
+  float weight = 1;
+  if (p.back.order && warp + lane * Warps < rows) {
+    place = p.back.order[place];
+    weight = p.back.weights(place, 0);
+  }
 #pragma unroll 4
-  for (int row = warp; row < rows; row += Warps) {
+  for (int row = warp, from = 0; row < rows; row += Warps, ++from) {
+    Index const to = __shfl_sync(~0u, place, from);
     Piece x = waiting_piece(memory, row, lane);
-    Index to = tile.begin + row;
     if (p.back.order) {
-      to = p.back.order[to];
-      float const weight = p.back.weights(to, 0);
+      float const times = __shfl_sync(~0u, weight, from);
       float y[8];
       widen_piece<T>(x, y);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) y[i] = fmaf(weight, y[i], 0.0f);  // as a sum of one: 0 has no sign
+      for (int i = 0; i < 8; ++i) y[i] = fmaf(times, y[i], 0.0f);  // as a sum of one: 0 has no sign
       x = round_piece<T>(y);
     }
-    store_piece(p.y.at(to, column), x);
+    if (there) store_piece(p.y.at(to, column), x);
   }
 }
 

@@ -130,8 +130,8 @@ GPU_TEST_TEMPLATE("mix_experts on a GPU: many tokens with one expert each, howev
                   Half, bf16) {
   Cuda const ctx;
   std::vector<std::vector<int>> const spreads{{2}, {-1}, {0, 1, 2, 3}, {-1, 0, 0, 3, 0}, {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, -1}};
-  for (Index const tokens : {65, 128, 300, 1025})
-    for (auto const& [D, F] : {std::pair<Index, Index>{8, 8}, {136, 72}, {392, 40}, {264, 520}})
+  for (Index const tokens : {65, 300, 1025})
+    for (auto const& [D, F] : {std::pair<Index, Index>{136, 72}, {392, 40}})
       for (auto const& spread : spreads) {
         bool const gated = D != 136, bias = F != 40;
         There<T> const there{ctx, {tokens, 1, 4, D, F, Activation::gelu_erf, gated, bias}, spread};

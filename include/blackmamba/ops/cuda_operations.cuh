@@ -26,6 +26,7 @@
 #include <blackmamba/ops/embedding/backward.hpp>
 #include <blackmamba/ops/expand_heads/backward.hpp>
 #include <blackmamba/ops/expert_mlp/backward.hpp>
+#include <blackmamba/ops/expert_mlp/combine.hpp>
 #include <blackmamba/ops/layer_norm/backward.hpp>
 #include <blackmamba/ops/linear/backward.hpp>
 #include <blackmamba/ops/loss_sum/loss_sum.hpp>
@@ -87,6 +88,7 @@
   STORAGE(expand_heads_backward_on, ExpandHeadsBackwardArgs)
 #define BLACKMAMBA_CUDA_expert_mlp(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
   STORAGE(expert_mlp_on, ExpertMlpArgs)                                     \
+  STORAGE(expert_mlp_combine_on, ExpertMlpCombineArgs)                      \
   STORAGE(expert_mlp_backward_on, ExpertMlpBackwardArgs)
 #define BLACKMAMBA_CUDA_layer_norm(STORAGE, ACCUMULATOR, PLAIN, CONVERSION) \
   STORAGE(layer_norm_on, LayerNormArgs)                                     \

@@ -2,7 +2,8 @@
 /// \file
 /// Expert networks on a GPU.
 
-#include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
+#include <blackmamba/ops/cuda_operations.cuh>
+#include <blackmamba/ops/expert_mlp/combine.hpp>
 #include <blackmamba/ops/expert_mlp/launch.cuh>
 
 namespace blackmamba {
@@ -102,6 +103,33 @@ void expert_mlp_on(Cuda const& ctx, ExpertMlpArgs<T> const& a) {
   groups.slot = nullptr;
   detail::expert_inner(ctx, op, detail::ExpertInner<T, false>{groups, a.activation, a.gated, hidden, active, {}, {}});
   detail::plain_rows(ctx, op, groups, View<T const, 2>{active}, a.fc2, a.bias2, a.y);
+}
+
+/// `expert_mlp` and `combine` where a token has one expert: by its last product where that runs on the tensor cores for many rows,
+/// and elsewhere after each other. The same bits either way.
+template <Scalar T>
+void expert_mlp_combine_on(Cuda const& ctx, ExpertMlpCombineArgs<T> const& a) {
+  constexpr char const* op = "expert_mlp";
+  ExpertMlpArgs<T> parts = a.mlp;
+  Index const rows = parts.x.extent(0), E = parts.fc1.extent(0), F = parts.fc2.extent(2);
+  detail::DeviceScope const device{ctx.device()};
+  auto const scope = ctx.scratch().scope();
+  if constexpr (sizeof(T) == 2) {
+    if (rows > detail::StreamTuning::rows_an_expert * E && detail::has_wgmma(ctx.device()) &&
+        detail::experts_align(parts.x, parts.fc1, parts.fc2, a.y)) {
+      detail::Groups const groups{parts.offsets, rows, nullptr};
+      auto const active = ctx.scratch().template take<T>(Shape<2>{rows, F});
+      auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{detail::cleared_counters}).data();
+      if (detail::expert_up(ctx, op, groups, counters, parts.x, parts.fc1, parts.bias1, parts.activation, parts.gated, active,
+                            View<T, 2>{}) &&
+          detail::expert_product<false>(ctx, op, groups, {counters}, View<T const, 2>{active}, parts.fc2, parts.bias2, a.y,
+                                        {a.order, a.places, a.weights}))
+        return;
+    }
+  }
+  parts.y = ctx.scratch().template take<T>(parts.x.shape());
+  expert_mlp_on(ctx, parts);
+  combine_on(ctx, CombineArgs<T>{.x = parts.y, .places = a.places, .weights = a.weights, .y = a.y});
 }
 
 }  // namespace blackmamba

@@ -44,10 +44,10 @@ struct RowsTuning {
   static constexpr int consumer_registers = others == 2 ? 168 : 200;
 };
 
-/// Where the rows of a product belong: row r is that of token order[r], times the token's weight. Tokens without an expert get 0.
+/// Where the rows of a product belong: row r is that of token order[r], times the token's weight. Tokens without a place get 0.
 struct RowsBack {
-  Index const* order = nullptr;  ///< where there is none, rows stay where they are
-  View<int const, 2> experts{};  ///< (tokens, 1)
+  View<Index const, 1> order{};  ///< where there is none, rows stay where they are
+  View<Index const, 2> places{};
   View<float const, 2> weights{};
 };
 
@@ -168,14 +168,14 @@ __device__ void finish_rows(RowsProduct<T> const& p, GroupTile const& tile, std:
   }
 }
 
-/// Zeros to the tokens that have no expert, by the finishing warps of all blocks, before there is anything to finish.
+/// Zeros to the tokens that have no place, by the finishing warps of all blocks, before there is anything to finish.
 template <class T, int Warps>
 __device__ void clear_left_out(RowsProduct<T> const& p, int warp) {
   int const lane = static_cast<int>(threadIdx.x) % 32;
-  Index const tokens = p.back.experts.extent(0);
+  Index const tokens = p.back.places.extent(0);
   for (Index first = 32 * (Index{blockIdx.x} * Warps + warp); first < tokens; first += Index{32} * Warps * gridDim.x) {
-    int const expert = first + lane < tokens ? p.back.experts(first + lane, 0) : 0;
-    for (unsigned left = __ballot_sync(~0u, expert < 0 || expert >= p.groups.experts()); left; left &= left - 1)
+    bool const out = first + lane < tokens && p.back.places(first + lane, 0) < 0;
+    for (unsigned left = __ballot_sync(~0u, out); left; left &= left - 1)
       for (int column = 8 * lane; column < p.columns; column += 256)
         store_piece(p.y.at(first + __ffs(static_cast<int>(left)) - 1, column), Piece{});
   }

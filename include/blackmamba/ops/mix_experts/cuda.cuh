@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include <blackmamba/ops/cuda_operations.cuh>
-#include <blackmamba/ops/expert_mlp/cuda.cuh>
+#include <blackmamba/ops/expert_mlp/launch.cuh>
 #include <blackmamba/ops/mix_experts/kernel.cuh>
 #include <blackmamba/ops/mix_experts/mix_experts.hpp>
 
@@ -51,23 +51,28 @@ bool mix_few(Cuda const& ctx, MixExpertsArgs<T> const& a) {
   return true;
 }
 
-/// Many tokens with one expert each; false where the driver refuses to describe the operands.
+/// Tokens with one expert each: dispatch, gather, and the rest at once.
 template <class T>
-bool mix_many(Cuda const& ctx, MixExpertsArgs<T> const& a) {
+void mix_one_each(Cuda const& ctx, MixExpertsArgs<T> const& a) {
   Arena& scratch = ctx.scratch();
   auto const scope = scratch.scope();
-  Index const rows = a.experts.size(), E = a.fc2.extent(0), D = a.fc2.extent(1), F = a.fc2.extent(2);
-  auto const offsets = scratch.take<Index>(Shape<1>{E + 1}), order = scratch.take<Index>(Shape<1>{rows});
+  auto const offsets = scratch.take<Index>(Shape<1>{a.fc2.extent(0) + 1}), order = scratch.take<Index>(Shape<1>{a.x.extent(0)});
   auto const places = scratch.take<Index>(a.experts.shape());
-  auto const sorted = scratch.take<T>(Shape<2>{rows, D}), active = scratch.take<T>(Shape<2>{rows, F});
-  auto* const counters = scratch.take<unsigned>(Shape<1>{cleared_counters}).data();
+  auto const sorted = scratch.take<T>(a.x.shape());
   dispatch_on(ctx, DispatchArgs{.experts = a.experts, .offsets = offsets, .order = order, .places = places});
   gather_tokens_on(ctx, GatherArgs<T>{.x = a.x, .order = order, .slots = 1, .y = sorted});
-  Groups const groups{offsets, rows, nullptr};
-  return expert_up(ctx, "mix_experts", groups, counters, View<T const, 2>{sorted}, a.fc1, a.bias1, a.activation, a.gated, active,
-                   View<T, 2>{}) &&
-         expert_product<false>(ctx, "mix_experts", groups, {counters}, View<T const, 2>{active}, a.fc2, a.bias2, a.y,
-                               RowsBack{order.data(), a.experts, a.weights});
+  expert_mlp_combine_on(ctx, ExpertMlpCombineArgs<T>{.mlp = {.x = sorted,
+                                                             .offsets = offsets,
+                                                             .fc1 = a.fc1,
+                                                             .bias1 = a.bias1,
+                                                             .fc2 = a.fc2,
+                                                             .bias2 = a.bias2,
+                                                             .activation = a.activation,
+                                                             .gated = a.gated},
+                                                     .order = order,
+                                                     .places = places,
+                                                     .weights = a.weights,
+                                                     .y = a.y});
 }
 
 }  // namespace detail
@@ -88,11 +93,11 @@ void mix_experts_on(Cuda const& ctx, MixExpertsArgs<T> const& a) {
       auto const scope = ctx.scratch().scope();
       if (rows <= 8 ? detail::mix_few<1>(ctx, a) : detail::mix_few<2>(ctx, a)) return;
     }
-    bool const many = a.experts.extent(1) == 1 && rows > detail::StreamTuning::rows_an_expert * a.fc2.extent(0);
-    if (many && detail::has_wgmma(ctx.device()) && detail::experts_align(a.x, a.fc1, a.fc2, a.y) && detail::mix_many(ctx, a))
-      return;
   }
-  detail::mix_experts_by_parts(ctx, a);
+  if (a.experts.extent(1) == 1)
+    detail::mix_one_each(ctx, a);
+  else
+    detail::mix_experts_by_parts(ctx, a);
 }
 
 }  // namespace blackmamba

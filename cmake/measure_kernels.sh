@@ -1,6 +1,7 @@
 #!/bin/bash
-# What an operation's kernels cost to compile: compiler seconds (user + system) of one file that includes the operation's kernels, of
-# each function in bf16 (that has it) beyond that, and of every scalar beyond that, as a table. Without arguments: every operation.
+# What an operation's kernels cost to compile: compiler seconds (user + system) of one file that includes the operation's kernels, and
+# how many more where its functions are instantiated in bf16 (float where there is only that), or in every scalar. As a table; without
+# arguments for every operation.
 #   cmake/measure_kernels.sh [OPERATION ...]      NVCC, NVCCFLAGS and ARCHITECTURE (90a unless told) are respected
 set -euo pipefail
 cd "$(dirname "$0")/../include"

@@ -2,7 +2,6 @@
 /// \file
 /// The experts' networks where a token has one expert, with what they put out put back: how `mix_experts` ends on a GPU.
 
-#include <blackmamba/ops/dispatch/dispatch.hpp>
 #include <blackmamba/ops/expert_mlp/expert_mlp.hpp>
 
 namespace blackmamba {
@@ -10,11 +9,10 @@ namespace blackmamba {
 /// Arguments of `expert_mlp_combine_on`.
 template <Scalar T>
 struct ExpertMlpCombineArgs {
-  ExpertMlpArgs<T> mlp{};                     ///< all but y
+  ExpertMlpArgs<T> mlp{};                     ///< x by place, (tokens, D); y by token, as `combine` writes it; no `hidden`
   View<Index const, 1> order{};               ///< (tokens) as `dispatch` wrote it, and so is
   View<Index const, 2> places{};              ///< (tokens, 1)
   View<accumulator_t<T> const, 2> weights{};  ///< (tokens, 1)
-  View<T, 2> y{};                             ///< (tokens, D) out: as `combine` writes it
 };
 
 }  // namespace blackmamba

@@ -67,6 +67,17 @@ bool expert_product(Cuda const& ctx, char const* op, Groups const& groups, TileT
   return tensor_rows<RowsEnd::store, Turned>(ctx, op, p, x, weight);
 }
 
+/// Both products on the tensor cores. False where they do not run here, or the driver refuses to describe the operands.
+template <Scalar T>
+bool expert_mlp_many(Cuda const& ctx, ExpertMlpArgs<T> const& a, Groups const& groups, RowsBack const& back = {}) {
+  constexpr char const* op = "expert_mlp";
+  if (!has_wgmma(ctx.device())) return false;
+  auto const active = ctx.scratch().template take<T>(Shape<2>{groups.rows, a.fc2.extent(2)});
+  auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{cleared_counters}).data();
+  return expert_up(ctx, op, groups, counters, a.x, a.fc1, a.bias1, a.activation, a.gated, active, a.hidden) &&
+         expert_product<false>(ctx, op, {a.offsets, groups.rows}, {counters}, View<T const, 2>{active}, a.fc2, a.bias2, a.y, back);
+}
+
 }  // namespace detail
 
 /// Fast for bf16 and half where all matrices are contiguous in their last dimension and aligned to 8 elements: up to 16 rows an
@@ -88,13 +99,7 @@ void expert_mlp_on(Cuda const& ctx, ExpertMlpArgs<T> const& a) {
   if constexpr (sizeof(T) == 2) {
     if (detail::experts_align(a.x, a.fc1, a.fc2, a.y, a.hidden)) {
       if (rows <= detail::StreamTuning::rows_an_expert * E) return detail::expert_mlp_few(ctx, a, groups);
-      if (detail::has_wgmma(ctx.device())) {
-        auto const active = ctx.scratch().template take<T>(Shape<2>{rows, F});
-        auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{detail::cleared_counters}).data();
-        if (detail::expert_up(ctx, op, groups, counters, a.x, a.fc1, a.bias1, a.activation, a.gated, active, a.hidden) &&
-            detail::expert_product<false>(ctx, op, {a.offsets, rows}, {counters}, View<T const, 2>{active}, a.fc2, a.bias2, a.y))
-          return;
-      }
+      if (detail::expert_mlp_many(ctx, a, groups)) return;
     }
   }
   auto const hidden = a.hidden ? a.hidden : ctx.scratch().template take<T>(Shape<2>{rows, F1});
@@ -105,31 +110,28 @@ void expert_mlp_on(Cuda const& ctx, ExpertMlpArgs<T> const& a) {
   detail::plain_rows(ctx, op, groups, View<T const, 2>{active}, a.fc2, a.bias2, a.y);
 }
 
-/// `expert_mlp` and `combine` where a token has one expert: by its last product where that runs on the tensor cores for many rows,
-/// and elsewhere after each other. The same bits either way.
+/// `expert_mlp` and `combine` where a token has one expert, e = experts(t):
+///
+///   y_t = weights(t) · mlp_e(x_{places(t)}), 0 where places(t) is -1
+///
+/// by the last product where that runs on the tensor cores for many rows, and elsewhere after each other; the same bits either way.
+/// Shapes: ExpertMlpCombineArgs. `offsets`, `order` and `places` are those of one `dispatch`, whose errors are told there, and
+/// shapes are those that `mix_experts` has checked. Source: as of `mix_experts`.
 template <Scalar T>
 void expert_mlp_combine_on(Cuda const& ctx, ExpertMlpCombineArgs<T> const& a) {
-  constexpr char const* op = "expert_mlp";
   ExpertMlpArgs<T> parts = a.mlp;
-  Index const rows = parts.x.extent(0), E = parts.fc1.extent(0), F = parts.fc2.extent(2);
+  Index const rows = parts.x.extent(0);
   detail::DeviceScope const device{ctx.device()};
   auto const scope = ctx.scratch().scope();
   if constexpr (sizeof(T) == 2) {
-    if (rows > detail::StreamTuning::rows_an_expert * E && detail::has_wgmma(ctx.device()) &&
-        detail::experts_align(parts.x, parts.fc1, parts.fc2, a.y)) {
-      detail::Groups const groups{parts.offsets, rows, nullptr};
-      auto const active = ctx.scratch().template take<T>(Shape<2>{rows, F});
-      auto* const counters = ctx.scratch().template take<unsigned>(Shape<1>{detail::cleared_counters}).data();
-      if (detail::expert_up(ctx, op, groups, counters, parts.x, parts.fc1, parts.bias1, parts.activation, parts.gated, active,
-                            View<T, 2>{}) &&
-          detail::expert_product<false>(ctx, op, groups, {counters}, View<T const, 2>{active}, parts.fc2, parts.bias2, a.y,
-                                        {a.order, a.places, a.weights}))
-        return;
-    }
+    if (rows > detail::StreamTuning::rows_an_expert * parts.fc1.extent(0) &&
+        detail::experts_align(parts.x, parts.fc1, parts.fc2, parts.y) &&
+        detail::expert_mlp_many(ctx, parts, {parts.offsets, rows}, {a.order, a.places, a.weights}))
+      return;
   }
   parts.y = ctx.scratch().template take<T>(parts.x.shape());
   expert_mlp_on(ctx, parts);
-  combine_on(ctx, CombineArgs<T>{.x = parts.y, .places = a.places, .weights = a.weights, .y = a.y});
+  combine_on(ctx, CombineArgs<T>{.x = parts.y, .places = a.places, .weights = a.weights, .y = a.mlp.y});
 }
 
 }  // namespace blackmamba

@@ -54,25 +54,11 @@ bool mix_few(Cuda const& ctx, MixExpertsArgs<T> const& a) {
 /// Tokens with one expert each: dispatch, gather, and the rest at once.
 template <class T>
 void mix_one_each(Cuda const& ctx, MixExpertsArgs<T> const& a) {
-  Arena& scratch = ctx.scratch();
-  auto const scope = scratch.scope();
-  auto const offsets = scratch.take<Index>(Shape<1>{a.fc2.extent(0) + 1}), order = scratch.take<Index>(Shape<1>{a.x.extent(0)});
-  auto const places = scratch.take<Index>(a.experts.shape());
-  auto const sorted = scratch.take<T>(a.x.shape());
-  dispatch_on(ctx, DispatchArgs{.experts = a.experts, .offsets = offsets, .order = order, .places = places});
-  gather_tokens_on(ctx, GatherArgs<T>{.x = a.x, .order = order, .slots = 1, .y = sorted});
-  expert_mlp_combine_on(ctx, ExpertMlpCombineArgs<T>{.mlp = {.x = sorted,
-                                                             .offsets = offsets,
-                                                             .fc1 = a.fc1,
-                                                             .bias1 = a.bias1,
-                                                             .fc2 = a.fc2,
-                                                             .bias2 = a.bias2,
-                                                             .activation = a.activation,
-                                                             .gated = a.gated},
-                                                     .order = order,
-                                                     .places = places,
-                                                     .weights = a.weights,
-                                                     .y = a.y});
+  auto const scope = ctx.scratch().scope();
+  auto const sorted = sort_tokens(ctx, a);
+  expert_mlp_combine_on(
+      ctx,
+      ExpertMlpCombineArgs<T>{.mlp = mlp_of(a, sorted, a.y), .order = sorted.order, .places = sorted.places, .weights = a.weights});
 }
 
 }  // namespace detail

@@ -24,27 +24,50 @@ struct MixExpertsArgs {
 
 namespace detail {
 
+/// The tokens of a mixture by expert, each assignment a row.
+template <Scalar T>
+struct SortedTokens {
+  View<Index, 1> offsets, order;  ///< as `dispatch` writes them, and so is
+  View<Index, 2> places;
+  View<T, 2> rows;  ///< (tokens · k, D) as `gather_tokens` writes it
+};
+
+/// The first two of its operations, in scratch memory whose scope the caller has.
+template <class Ctx, Scalar T>
+SortedTokens<T> sort_tokens(Ctx const& ctx, MixExpertsArgs<T> const& a) {
+  Arena& scratch = ctx.scratch();
+  Index const E = a.fc2.extent(0), k = a.experts.extent(1), rows = a.experts.size();
+  SortedTokens<T> const out{.offsets = scratch.template take<Index>(Shape<1>{E + 1}),
+                            .order = scratch.template take<Index>(Shape<1>{rows}),
+                            .places = scratch.template take<Index>(a.experts.shape()),
+                            .rows = scratch.template take<T>(Shape<2>{rows, a.x.extent(1)})};
+  dispatch(ctx, DispatchArgs{.experts = a.experts, .offsets = out.offsets, .order = out.order, .places = out.places});
+  if (k > 0) gather_tokens(ctx, GatherArgs<T>{.x = a.x, .order = out.order, .slots = k, .y = out.rows});
+  return out;
+}
+
+/// The third, with its outputs in `y`.
+template <Scalar T>
+ExpertMlpArgs<T> mlp_of(MixExpertsArgs<T> const& a, SortedTokens<T> const& sorted, View<T, 2> y) {
+  return {.x = sorted.rows,
+          .offsets = sorted.offsets,
+          .fc1 = a.fc1,
+          .bias1 = a.bias1,
+          .fc2 = a.fc2,
+          .bias2 = a.bias2,
+          .activation = a.activation,
+          .gated = a.gated,
+          .y = y};
+}
+
 /// The four operations that it is, one after the other.
 template <class Ctx, Scalar T>
 void mix_experts_by_parts(Ctx const& ctx, MixExpertsArgs<T> const& a) {
-  Arena& scratch = ctx.scratch();
-  auto const scope = scratch.scope();
-  Index const E = a.fc2.extent(0), k = a.experts.extent(1), rows = a.experts.size();
-  auto const offsets = scratch.template take<Index>(Shape<1>{E + 1}), order = scratch.template take<Index>(Shape<1>{rows});
-  auto const places = scratch.template take<Index>(a.experts.shape());
-  auto const sorted = scratch.template take<T>(Shape<2>{rows, a.x.extent(1)}), outputs = scratch.template take<T>(sorted.shape());
-  dispatch(ctx, DispatchArgs{.experts = a.experts, .offsets = offsets, .order = order, .places = places});
-  if (k > 0) gather_tokens(ctx, GatherArgs<T>{.x = a.x, .order = order, .slots = k, .y = sorted});
-  expert_mlp(ctx, ExpertMlpArgs<T>{.x = sorted,
-                                   .offsets = offsets,
-                                   .fc1 = a.fc1,
-                                   .bias1 = a.bias1,
-                                   .fc2 = a.fc2,
-                                   .bias2 = a.bias2,
-                                   .activation = a.activation,
-                                   .gated = a.gated,
-                                   .y = outputs});
-  combine(ctx, CombineArgs<T>{.x = outputs, .places = places, .weights = a.weights, .y = a.y});
+  auto const scope = ctx.scratch().scope();
+  auto const sorted = sort_tokens(ctx, a);
+  auto const outputs = ctx.scratch().template take<T>(sorted.rows.shape());
+  expert_mlp(ctx, mlp_of(a, sorted, outputs));
+  combine(ctx, CombineArgs<T>{.x = outputs, .places = sorted.places, .weights = a.weights, .y = a.y});
 }
 
 struct mix_experts_fn {

@@ -100,7 +100,11 @@ GPU_TEST_TEMPLATE("linear_backward on a GPU: every shape and choice of gradients
                                                         {5000, 9, 7},
                                                         {16, 260, 64},
                                                         {1500, 124, 92},
-                                                        {1500, 123, 91}}));
+                                                        {1500, 123, 91},
+                                                        {1030, 104, 72, true, true, false, false, true},
+                                                        {1500, 124, 92, true, false, false, false, true},
+                                                        {1500, 123, 91, true, false, false, false, true},
+                                                        {70, 31, 33, true, false, false, false, true}}));
 }
 
 GPU_TEST_TEMPLATE("linear and linear_backward on a GPU: any strides agree with the double reference", T, float, Half, bf16) {
@@ -123,7 +127,7 @@ GPU_TEST_TEMPLATE("linear and linear_backward on a GPU: any strides agree with t
           linear_backward(ctx, a);
           spread.back();
         },
-        {}, {{65, 72, 80}, {130, 8, 32}, {100, 30, 17}, {600, 300, 124}}, ctx));
+        {}, {{65, 72, 80}, {130, 8, 32}, {100, 30, 17}, {600, 300, 124}, {600, 300, 124, true, false, false, false, true}}, ctx));
   }
 }
 

@@ -1,4 +1,5 @@
 #include <blackmamba/ops/linear/backward.hpp>
+#include <blackmamba/verify/problems/linear.hpp>
 
 #include <algorithm>
 
@@ -142,6 +143,21 @@ TEST_CASE_TEMPLATE("linear_backward: the gradient of the input may take the inpu
   };
   run(Reference{});
   run(Cpu{2});
+}
+
+TEST_CASE_TEMPLATE("linear_backward: what the gradient of the input is added to is rounded once, with the sum", T, float, double,
+                   half, bf16) {
+  auto const sizes = [] {
+    std::vector<verify::LinearBackwardSize> out;
+    for (Shape<3> const size : {Shape<3>{3, 0, 5}, Shape<3>{5, 3, 0}, Shape<3>{1, 1, 1}, Shape<3>{65, 257, 131}})
+      out.push_back({size[0], size[1], size[2], true, true, true, false, true});
+    return out;
+  }();
+  for (auto const& report : {verify::check<verify::LinearBackwardProblem, T>(Reference{}, {}, sizes),
+                             verify::check<verify::LinearBackwardProblem, T>(Cpu{2}, {}, sizes)}) {
+    INFO(report.table());
+    CHECK(static_cast<bool>(report));
+  }
 }
 
 TEST_CASE_TEMPLATE("linear_backward: rows with gaps between them give the same bits and the gaps stay as they were", T, float,

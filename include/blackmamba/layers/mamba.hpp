@@ -153,12 +153,13 @@ struct Mamba {
                                                     .d_y = d_delta.rows(),
                                                     .d_x = d_dbc.slice(2, 0, R).rows(),
                                                     .d_weight = g.dt_proj});
-    auto const through_x_proj = d_delta;  // whose values have been used
-    linear_backward(
-        pass.ctx,
-        LinearBackwardArgs<T>{
-            .x = s.u.rows(), .weight = p.x_proj, .d_y = d_dbc.rows(), .d_x = through_x_proj.rows(), .d_weight = g.x_proj});
-    add(pass.ctx, AddArgs<T>{.a = d_u.rows(), .b = through_x_proj.rows(), .y = d_u.rows()});
+    linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = s.u.rows(),
+                                                    .weight = p.x_proj,
+                                                    .d_y = d_dbc.rows(),
+                                                    .d_x = d_u.rows(),
+                                                    .d_weight = g.x_proj,
+                                                    .d_bias = {},
+                                                    .add_to_d_x = true});
 
     causal_conv1d_backward(pass.ctx, CausalConv1dBackwardArgs<T>{.x = s.xz.slice(2, 0, I),
                                                                  .weight = p.conv,

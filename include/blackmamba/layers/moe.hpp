@@ -146,20 +146,19 @@ struct MoE {
                                                            .hidden = s.hidden});
     gather_tokens_backward(pass.ctx, GatherBackwardArgs<T>{.places = s.places, .d_y = d_sorted, .d_x = d_x.rows()});
 
-    auto const d_part = scratch.take<T>(d_x.shape());
-    auto const add_part = [&] { add(pass.ctx, AddArgs<T>{.a = d_x.rows(), .b = d_part.rows(), .y = d_x.rows()}); };
     auto const d_logits = scratch.take<T>(s.logits.shape());
     logits_backward(pass, d, p, saved, d_weights, d_logits);
     linear_backward(pass.ctx, LinearBackwardArgs<T>{.x = x.rows(),
                                                     .weight = p.router,
                                                     .d_y = d_logits,
-                                                    .d_x = d_part.rows(),
+                                                    .d_x = d_x.rows(),
                                                     .d_weight = g.router,
-                                                    .d_bias = g.router_bias});
-    add_part();
+                                                    .d_bias = g.router_bias,
+                                                    .add_to_d_x = true});
     if (d.shared > 0) {
+      auto const d_part = scratch.take<T>(d_x.shape());
       Shared::backward(pass, shared_dims(d), p.shared, saved.shared, x, d_y, d_part, g.shared);
-      add_part();
+      add(pass.ctx, AddArgs<T>{.a = d_x.rows(), .b = d_part.rows(), .y = d_x.rows()});
     }
   }
 

@@ -37,7 +37,10 @@ struct InputGradientTiles {
       sums = wide_x, sums_stride = inputs;
     else
       sums = &a.d_x(m, k), sums_stride = a.d_x.stride(0);
-    for (Index i = 0; i < rows; ++i) std::fill_n(sums + i * sums_stride, inputs, A(0));
+    if (!a.add_to_d_x)
+      for (Index i = 0; i < rows; ++i) std::fill_n(sums + i * sums_stride, inputs, A(0));
+    else if constexpr (narrow)
+      widen_block(View<T const, 2>{a.d_x}, m, k, rows, inputs, sums);
 
     for (Index n = 0; n < N; n += Tile::depth) {
       Index const depth = std::min(Tile::depth, N - n);

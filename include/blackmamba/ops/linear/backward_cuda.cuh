@@ -95,7 +95,9 @@ void linear_backward_on(Cuda const& ctx, LinearBackwardArgs<T> const& a) {
         ctx, detail::MatrixProduct<T, A>{.left = a.d_y.transposed(0, 1), .right = a.x, .out = a.d_weight, .bias = {}, .add = true});
   if (a.d_bias) detail::add_column_sums(ctx, a.d_y, a.d_bias);
   // Last: it may be written over x.
-  if (a.d_x) detail::multiply(ctx, detail::MatrixProduct<T, T>{.left = a.d_y, .right = a.weight, .out = a.d_x});
+  if (a.d_x)
+    detail::multiply(ctx,
+                     detail::MatrixProduct<T, T>{.left = a.d_y, .right = a.weight, .out = a.d_x, .bias = {}, .add = a.add_to_d_x});
 }
 
 }  // namespace blackmamba

@@ -28,6 +28,7 @@ void linear_backward_on(Reference const&, LinearBackwardArgs<T> const& a) {
       for (Index k = 0; k < K; ++k) {
         A sum{0};
         for (Index n = 0; n < N; ++n) sum += widen(a.d_y(m, n)) * widen(a.weight(n, k));
+        if (a.add_to_d_x) sum += widen(a.d_x(m, k));
         a.d_x(m, k) = static_cast<T>(sum);
       }
 }

@@ -53,11 +53,14 @@ struct LinearProblem {
 
 struct LinearBackwardSize {
   Index M = 0, N = 0, K = 0;
-  bool with_d_x = true, with_d_weight = true, with_d_bias = true, in_place = false;
+  bool with_d_x = true, with_d_weight = true, with_d_bias = true, in_place = false, add_to_d_x = false;
 };
 
 inline std::string to_string(LinearBackwardSize const& s) {
-  return concat("M ", s.M, ", N ", s.N, ", K ", s.K, s.with_d_x ? ", d_x" : "", s.in_place ? " in the place of x" : "",
+  return concat("M ", s.M, ", N ", s.N, ", K ", s.K, s.with_d_x ? ", d_x" : "",
+                s.in_place     ? " in the place of x"
+                : s.add_to_d_x ? " added to"
+                               : "",
                 s.with_d_weight ? ", d_weight" : "", s.with_d_bias ? ", d_bias" : "");
 }
 
@@ -79,6 +82,9 @@ struct LinearBackwardProblem {
             {9, 8, 17, true, false},
             {17, 31, 5, true, true, true, true},
             {33, 15, 64, false, true, false},
+            {5, 0, 7, true, true, true, false, true},
+            {34, 13, 65, true, true, true, false, true},
+            {65, 8, 128, true, false, false, false, true},
             {64, 65, 63},
             {257, 3, 5, false, false, true},
             {127, 2, 31}};
@@ -95,7 +101,7 @@ struct LinearBackwardProblem {
         x{in.template storage<T>(Shape<2>{s.M, s.K})},
         weight{in.template storage<T>(Shape<2>{s.N, s.K})},
         d_y{in.template storage<T>(Shape<2>{s.M, s.N})},
-        d_x{unwritten<T>(Shape<2>{s.M, s.K})},
+        d_x{s.add_to_d_x ? in.template storage<T>(Shape<2>{s.M, s.K}) : unwritten<T>(Shape<2>{s.M, s.K})},
         d_weight{in.template accumulator<A>(Shape<2>{s.N, s.K})},
         d_bias{in.template accumulator<A>(Shape<1>{s.N})} {}
 
@@ -103,7 +109,7 @@ struct LinearBackwardProblem {
     LinearBackwardArgs<T> a;
     a.weight = place.in(weight), a.d_y = place.in(d_y);
     if (size.in_place) d_x = x.clone();
-    a.d_x = place.out(d_x, size.with_d_x);
+    a.d_x = place.out(d_x, size.with_d_x), a.add_to_d_x = size.add_to_d_x;
     a.x = size.in_place ? View<T const, 2>{a.d_x} : place.in(x);
     a.d_weight = place.out(d_weight, size.with_d_weight);
     a.d_bias = place.out(d_bias, size.with_d_bias);
@@ -111,8 +117,8 @@ struct LinearBackwardProblem {
   }
 
   auto outputs() const {
-    // Sums of products of unit size, of either sign; the parameters' are added to numbers of unit size.
-    auto const over_outputs = static_cast<double>(size.N), over_rows = static_cast<double>(size.M + 1);
+    // Sums of products of unit size, of either sign; the parameters', and d_x if asked to, are added to numbers of unit size.
+    auto const over_outputs = static_cast<double>(size.N + size.add_to_d_x), over_rows = static_cast<double>(size.M + 1);
     return std::tuple{Output{"d_x", d_x, Cost{.terms = over_outputs, .scale = std::sqrt(over_outputs)}, size.with_d_x},
                       Output{"d_weight", d_weight, Cost{.terms = over_rows, .scale = std::sqrt(over_rows)}, size.with_d_weight},
                       Output{"d_bias", d_bias, Cost{.terms = over_rows, .scale = std::sqrt(over_rows)}, size.with_d_bias}};

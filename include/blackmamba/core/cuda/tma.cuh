@@ -1,8 +1,9 @@
 #pragma once
 /// \file
-/// Tiles brought to shared memory by the copy engine of compute capability 9.0 and later, and the barriers that count their bytes.
+/// Tiles brought to shared memory by the copy engine of compute capability 9.0 and later, the barriers that count their bytes, and
+/// tiles that the engine adds to tensors.
 ///
-/// A tile arrives in rows of 128 bytes whose 16-byte pieces are exchanged, piece c of row r at c ^ (r mod 8), as tensor cores want
+/// A tile lies in rows of 128 bytes whose 16-byte pieces are exchanged, piece c of row r at c ^ (r mod 8), as tensor cores want
 /// them. What lies outside of the tensor arrives as zero.
 
 #include <array>
@@ -15,7 +16,7 @@
 
 namespace blackmamba::detail {
 
-/// Whether the copy engine can read a view of 2-byte elements: aligned to 16 bytes in every dimension, contiguous in the last.
+/// Whether the copy engine can read a view, or add to it: aligned to 16 bytes in every dimension, contiguous in the last.
 template <class T, int Rank>
 bool tiles_align(View<T, Rank> const& view) {
   constexpr Index per_piece = 16 / static_cast<Index>(sizeof(T));
@@ -48,11 +49,11 @@ inline EncodeTiles encode_tiles() {
   return function;
 }
 
-/// Describes a view of 2-byte elements for which `tiles_align` to the copy engine. A tile is `rows` of the last dimension but one
-/// by 64 elements of the last. False where the driver refuses.
+/// Describes a view of 2-byte elements, or of float, for which `tiles_align` to the copy engine. A tile is `rows` of the last
+/// dimension but one by 128 bytes of the last. False where the driver refuses.
 template <class T, int Rank>
 bool describe_tiles(CUtensorMap& map, View<T const, Rank> const& view, int rows) {
-  static_assert(sizeof(T) == 2 && Rank >= 2);
+  static_assert((sizeof(T) == 2 || std::is_same_v<T, float>) && Rank >= 2);
   EncodeTiles const encode = encode_tiles();
   if (!encode) return false;
   cuuint64_t extents[Rank], strides[Rank - 1];
@@ -61,14 +62,16 @@ bool describe_tiles(CUtensorMap& map, View<T const, Rank> const& view, int rows)
   for (int i = 0; i < Rank; ++i) {
     int const from = Rank - 1 - i;
     extents[i] = static_cast<cuuint64_t>(view.extent(from));
-    box[i] = i == 0 ? 64u : i == 1 ? static_cast<cuuint32_t>(rows) : 1u;
+    box[i] = i == 0 ? 128u / sizeof(T) : i == 1 ? static_cast<cuuint32_t>(rows) : 1u;
     steps[i] = 1;
     if (i == 0) continue;
     // The stride of an extent of 1 may be anything, and the driver looks at it.
     if (view.extent(from) != 1) gap = view.stride(from);
     strides[i - 1] = static_cast<cuuint64_t>(gap) * sizeof(T);
   }
-  auto const type = std::is_same_v<T, half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  auto const type = std::is_same_v<T, float>  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
+                    : std::is_same_v<T, half> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
+                                              : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
   return encode(&map, type, Rank, const_cast<T*>(view.data()), extents, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
@@ -114,6 +117,22 @@ __device__ inline void bring_tile(CUtensorMap const& map, std::uint32_t barrier,
       "l"(&map), "r"(barrier), "r"(column), "r"(row), "r"(of)
       : "memory");
 }
+/// Starts adding a tile of floats in shared memory to the tile whose first element is at (row, column) of matrix `of` of a stack.
+/// What lies outside of the tensor is left out. Part of this thread's next `commit_tiles`.
+__device__ inline void add_tile(CUtensorMap const& map, std::uint32_t from, int column, int row, int of) {
+  asm volatile("cp.reduce.async.bulk.tensor.3d.global.shared::cta.add.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(&map),
+               "r"(from), "r"(column), "r"(row), "r"(of)
+               : "memory");
+}
+__device__ inline void commit_tiles() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Waits until the engine has read all but the last `Pending` groups that this thread committed.
+template <int Pending>
+__device__ void wait_tiles_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
+}
+/// Waits until all that this thread committed has been added.
+__device__ inline void wait_tiles_added() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
 /// Asks for a description that is about to be needed.
 __device__ inline void fetch_description(CUtensorMap const& map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");

@@ -8,13 +8,17 @@ namespace blackmamba::detail {
 
 struct WeightsTuning {
   static constexpr int stages = 4, threads = 384;
-  static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + 1024;
+  static constexpr int rows = 64, columns = 32;                            ///< of what the copy engine adds at once
+  static constexpr unsigned place_bytes = rows * columns * 4, places = 2;  ///< where that waits, of each group
+  static constexpr unsigned shared_bytes = stages * TensorTuning::stage_bytes + 2 * places * place_bytes + 1024;
   static constexpr int producer_registers = 40, consumer_registers = 232;
 };
 
 /// A product along the rows of each expert, added to `out` (E, M, N): left (rows, M), right (rows, N).
 struct WeightsProduct {
   CUtensorMap left, right;
+  CUtensorMap sums;  ///< of `out`, where the copy engine adds
+  bool engine_adds;
   int M, N;
   View<float, 3> out;
 };
@@ -59,6 +63,37 @@ struct WeightTile {
 };
 
 #if defined(__CUDACC__)
+
+/// Has the copy engine add a group's sums of a tile, (64, 256), to where they belong, 32 columns at a time: while it reads some,
+/// the next are left in the group's other place. An even number of them, so that the next tile begins with the place that is free
+/// first.
+__device__ inline void add_sums_by_engine(float const (&sums)[128], WeightsProduct const& p, WeightTile const& tile, int group,
+                                          std::uint32_t places) {
+  using Tuning = WeightsTuning;
+  int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32 % 4, q = lane % 4;
+  int const row = 16 * warp + lane / 4;
+  bool const leads = threadIdx.x % 128 == 0;
+  auto const together = [&] { asm volatile("bar.sync %0, 128;" ::"r"(2 + group) : "memory"); };
+#pragma unroll
+  for (int part = 0; part < TensorTuning::columns / Tuning::columns; ++part) {
+    if (tile.narrow && part == TensorTuning::columns / Tuning::columns / 2) break;
+    std::uint32_t const place = places + static_cast<unsigned>(part % 2) * Tuning::place_bytes;
+    if (leads) wait_tiles_read<1>();
+    together();
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      std::uint32_t const at = place + static_cast<unsigned>(row * 128 + (((2 * j + q / 2) ^ (row & 7)) * 16 + q % 2 * 8));
+      float const* const from = sums + 4 * (4 * part + j);
+      store_shared(at, float2{from[0], from[1]}), store_shared(at + 8 * 128, float2{from[2], from[3]});
+    }
+    publish_to_engines();
+    together();
+    if (leads) {
+      add_tile(p.sums, place, tile.n + Tuning::columns * part, tile.m + Tuning::rows * group, tile.expert);
+      commit_tiles();
+    }
+  }
+}
 
 /// Adds a tile's sums to where they belong. One thread in all adds to each element, so that the order of additions says nothing,
 /// and it need not wait for what was there.
@@ -126,6 +161,8 @@ __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kern
     pipeline.finish();
   } else {
     take_registers<WeightsTuning::consumer_registers>();
+    std::uint32_t const places =
+        pipeline.tiles + Stages::bytes + static_cast<unsigned>(group) * WeightsTuning::places * WeightsTuning::place_bytes;
     float sums[128];
     for (;;) {
       tile = pipeline.wait_note();
@@ -134,9 +171,13 @@ __global__ void __launch_bounds__(WeightsTuning::threads, 1) weights_tensor_kern
         sum_tile<T, true, true, TileColumns::narrow>(sums, pipeline, group, tile.depth);
       else
         sum_tile<T, true, true, TileColumns::all>(sums, pipeline, group, tile.depth);
-      add_sums(sums, p.of[tile.which], tile.expert, tile.m + 64 * group, tile.n,
-               tile.narrow ? Tensor::columns / 2 : Tensor::columns);
+      WeightsProduct const& product = p.of[tile.which];
+      if (product.engine_adds)
+        add_sums_by_engine(sums, product, tile, group, places);
+      else
+        add_sums(sums, product, tile.expert, tile.m + 64 * group, tile.n, tile.narrow ? Tensor::columns / 2 : Tensor::columns);
     }
+    if (threadIdx.x % 128 == 0) wait_tiles_added();
   }
 #else
   __trap();  // the host has asked `has_wgmma`; where files for several architectures are mixed it can be told wrong

@@ -186,15 +186,17 @@ template <class T, int Warps>
 __device__ void finish_activation(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
   int const lane = static_cast<int>(threadIdx.x) % 32, column = tile.column + 8 * lane, rows = rows_there(tile);
   if (column >= p.columns || (tile.narrow && lane >= 16)) return;
+  T *y = p.y.at(tile.begin + warp, column), *hidden = p.hidden.at(tile.begin + warp, column);
+  Index const y_step = Warps * p.y.stride, hidden_step = Warps * p.hidden.stride;
   with_activation(p.kind, [&](auto kind) {
-    for (int row = warp; row < rows; row += Warps) {
+    for (int row = warp; row < rows; row += Warps, y += y_step, hidden += hidden_step) {
       Piece const x = waiting_piece(memory, row, lane);
-      if (p.hidden) store_piece(p.hidden.at(tile.begin + row, column), x);
+      if (p.hidden) store_piece(hidden, x);
       float a[8];
       widen_piece<T>(x, a);
 #pragma unroll
       for (int i = 0; i < 8; ++i) a[i] = device_activate(kind.value, a[i]);
-      store_piece(p.y.at(tile.begin + row, column), round_piece<T>(a));
+      store_piece(y, round_piece<T>(a));
     }
   });
 }
@@ -204,20 +206,22 @@ template <class T, int Warps>
 __device__ void finish_gate(RowsProduct<T> const& p, GroupTile const& tile, std::uint32_t memory, int warp) {
   int const lane = static_cast<int>(threadIdx.x) % 32, eight = lane % 16, column = tile.column + 8 * eight, rows = rows_there(tile);
   if (column >= p.columns) return;
+  int const first = 2 * warp + lane / 16;
+  T *y = p.y.at(tile.begin + first, column), *hidden = p.hidden.at(tile.begin + first, column);
+  Index const y_step = 2 * Warps * p.y.stride, hidden_step = 2 * Warps * p.hidden.stride;
   with_activation(p.kind, [&](auto kind) {
 #pragma unroll 2
-    for (int row = 2 * warp + lane / 16; row < rows; row += 2 * Warps) {
+    for (int row = first; row < rows; row += 2 * Warps, y += y_step, hidden += hidden_step) {
       Piece const gate = waiting_piece(memory, row, eight), value = waiting_piece(memory, row, 16 + eight);
-      Index const r = tile.begin + row;
       if (p.hidden) {
-        store_piece(p.hidden.at(r, column), gate);
-        store_piece(p.hidden.at(r, p.columns + column), value);
+        store_piece(hidden, gate);
+        store_piece(hidden + p.columns, value);
       }
       float a[8], v[8];
       widen_piece<T>(gate, a), widen_piece<T>(value, v);
 #pragma unroll
       for (int i = 0; i < 8; ++i) a[i] = device_activate(kind.value, a[i]) * v[i];
-      store_piece(p.y.at(r, column), round_piece<T>(a));
+      store_piece(y, round_piece<T>(a));
     }
   });
 }
@@ -230,23 +234,25 @@ __device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, 
   struct Row {
     Piece gate, value;
   };
+  T const* from = p.forward.at(tile.begin + warp, column);
+  T *y = p.y.at(tile.begin + warp, column), *d_hidden = p.hidden.at(tile.begin + warp, column);
+  Index const from_step = Warps * p.forward.stride, y_step = Warps * p.y.stride, d_hidden_step = Warps * p.hidden.stride;
   auto const fetch = [&](int row) {
     Row out{};
     if (row >= rows) return out;
-    T const* const from = p.forward.at(tile.begin + row, column);
     out.gate = load_piece(from);
     if constexpr (Gated) out.value = load_piece(from + p.columns);
+    from += from_step;
     return out;
   };
   with_activation(p.kind, [&](auto kind) {
     Row next = fetch(warp), after = fetch(warp + Warps);
 #pragma unroll 1
-    for (int row = warp; row < rows; row += Warps) {
+    for (int row = warp; row < rows; row += Warps, y += y_step, d_hidden += d_hidden_step) {
       Row const here = next;
       next = after, after = fetch(row + 2 * Warps);
       float d[8], a[8];
       widen_piece<T>(waiting_piece(memory, row, lane), d), widen_piece<T>(here.gate, a);
-      T* const d_hidden = p.hidden.at(tile.begin + row, column);
       if constexpr (Gated) {
         float v[8], d_value[8];
         widen_piece<T>(here.value, v);
@@ -264,7 +270,7 @@ __device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, 
         }
       }
       store_piece(d_hidden, round_piece<T>(d));
-      store_piece(p.y.at(tile.begin + row, column), round_piece<T>(a));
+      store_piece(y, round_piece<T>(a));
     }
   });
 }

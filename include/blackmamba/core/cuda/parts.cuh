@@ -2,7 +2,7 @@
 /// \file
 /// Sums over rows that many blocks had a part in: each leaves its own, and a second kernel adds them in their order.
 
-#include <blackmamba/core/cuda/context.cuh>
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/core/view.hpp>
 
 namespace blackmamba::detail {
@@ -16,6 +16,8 @@ static __global__ void __launch_bounds__(32 * part_warps)
   __shared__ float sums[part_warps][32];
   int const lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   Index const column = Index{blockIdx.x} * 32 + lane, output = blockIdx.y;
+  let_next_start();
+  await_kernels_before();
   float sum = 0;
   if (column < parts.extent(2)) {
 #pragma unroll 8
@@ -35,8 +37,7 @@ static __global__ void __launch_bounds__(32 * part_warps)
 /// Adds the parts (count, outputs, columns) to `to` (outputs - 1, columns) and to `last` (columns), where those are there.
 inline void add_parts(Cuda const& ctx, View<float const, 3> parts, View<float, 2> to, View<float, 1> last) {
   dim3 const blocks{static_cast<unsigned>(ceil_div(parts.extent(2), Index{32})), static_cast<unsigned>(parts.extent(1))};
-  add_parts_kernel<<<blocks, 32 * part_warps, 0, ctx.stream()>>>(parts, to, last);
-  check_launch("add_parts_kernel");
+  launch_overlapping(ctx, "add_parts_kernel", &add_parts_kernel, blocks, 32 * part_warps, 0, parts, to, last);
 }
 
 }  // namespace blackmamba::detail

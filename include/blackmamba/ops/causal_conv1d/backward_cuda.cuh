@@ -41,7 +41,7 @@ void causal_conv1d_backward_on(Cuda const& ctx, CausalConv1dBackwardArgs<T> cons
         detail::ConvPlan const plan{rows, L, D, detail::conv_blocks_at_once(ctx, kernel, Tuning::backward_blocks, shared)};
         View<float, 3> parts;
         if (parameters) parts = ctx.scratch().template take<float>(Shape<3>{plan.blocks.y, Tuning::taps + 1, D});
-        kernel<<<plan.blocks, Tuning::threads, 0, stream>>>(a, plan, parts);
+        detail::launch_overlapping(ctx, "conv_backward_kernel", kernel, plan.blocks, Tuning::threads, 0, a, plan, parts);
         if (parameters) detail::add_parts(ctx, parts, a.d_weight ? a.d_weight.transposed(0, 1) : View<float, 2>{}, a.d_bias);
       };
       launch(a.silu ? detail::conv_backward_kernel<T, true> : detail::conv_backward_kernel<T, false>);

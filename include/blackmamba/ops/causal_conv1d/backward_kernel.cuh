@@ -131,6 +131,8 @@ __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::backward_bloc
   Index const d = 4 * (Index{blockIdx.x} * Tuning::lanes + threadIdx.x % Tuning::lanes), L = a.x.extent(1);
   auto const bytes = [](auto const& view) { return static_cast<int>(view.stride(1) * static_cast<Index>(sizeof(T))); };
   int const stride = bytes(a.x), d_stride = bytes(a.d_y), out_stride = bytes(a.d_x);
+  let_next_start();
+  await_kernels_before();
   ConvParameters parameters;
   ConvWalk walk{plan, L, blockIdx.y * Tuning::slices + threadIdx.x / Tuning::lanes};
   for (; d < a.x.extent(2) && walk; walk.advance()) {

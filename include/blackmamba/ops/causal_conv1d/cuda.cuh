@@ -49,7 +49,7 @@ void causal_conv1d_on(Cuda const& ctx, CausalConv1dArgs<T> const& a) {
         constexpr std::size_t shared = sizeof(typename detail::ConvRing<T, 1, Tuning::stages>::Memory);
         Index const at_once = detail::conv_blocks_at_once(ctx, kernel, Tuning::blocks, shared);
         detail::ConvPlan const plan{a.x.extent(0), L, D, Tuning::waves * at_once};
-        kernel<<<plan.blocks, threads, 0, ctx.stream()>>>(a, plan);
+        detail::launch_overlapping(ctx, "conv_kernel", kernel, plan.blocks, threads, 0, a, plan);
       };
       launch(a.silu ? detail::conv_kernel<T, true> : detail::conv_kernel<T, false>);
     }

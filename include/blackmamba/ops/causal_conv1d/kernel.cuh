@@ -2,6 +2,7 @@
 /// \file
 /// Kernels of the causal convolution.
 
+#include <blackmamba/core/cuda/overlap.cuh>
 #include <blackmamba/ops/causal_conv1d/causal_conv1d.hpp>
 #include <blackmamba/ops/causal_conv1d/walk.cuh>
 
@@ -118,6 +119,8 @@ __global__ void __launch_bounds__(ConvTuning::threads, ConvTuning::blocks)
   Index const d = 4 * (Index{blockIdx.x} * Tuning::lanes + threadIdx.x % Tuning::lanes), L = a.x.extent(1);
   if (d >= a.x.extent(2)) return;
   int const stride = static_cast<int>(a.x.stride(1) * sizeof(T)), out_stride = static_cast<int>(a.y.stride(1) * sizeof(T));
+  let_next_start();
+  await_kernels_before();
   for (ConvWalk walk{plan, L, blockIdx.y * Tuning::slices + threadIdx.x / Tuning::lanes}; walk; walk.advance()) {
     Index const b = walk.b, begin = walk.begin;
     T* to = &a.y(b, begin, d);

@@ -82,6 +82,8 @@ static __global__ void __launch_bounds__(SortTuning::most_threads)
   int const threads = static_cast<int>(blockDim.x), warps = threads / 32, t = static_cast<int>(threadIdx.x);
   int const E = static_cast<int>(p.E), width = E | 1;
   for (int i = t; i < warps * width; i += threads) of_warp[i] = 0;
+  let_next_start();
+  await_kernels_before();
   __syncthreads();
   Index const begin = Index{blockIdx.x} * p.chunk, end = begin + p.chunk < p.count ? begin + p.chunk : p.count;
   for (Index round = begin; round < end; round += Index{threads} * SortTuning::items)
@@ -252,10 +254,7 @@ void sort_assignments(Cuda const& ctx, View<int const, 2> experts, Index E, View
   Index first = 0;
   do {
     SortPass const pass{experts, count, k, E, first, std::min(E - first, Index{SortTuning::window}), chunk, flat, fault};
-    if (counts) {
-      sort_count_kernel<<<grid, block, 0, ctx.stream()>>>(pass, counts);
-      check_launch("sort_count_kernel");
-    }
+    if (counts) launch_overlapping(ctx, "sort_count_kernel", &sort_count_kernel, grid, block, 0, pass, counts);
     launch_overlapping(ctx, "sort_rank_kernel", &sort_rank_kernel<Of>, grid, block, 0, pass, counts, of);
     first += SortTuning::window;
   } while (first < E);

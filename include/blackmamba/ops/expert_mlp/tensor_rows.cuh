@@ -247,7 +247,7 @@ __device__ void finish_d_hidden(RowsProduct<T> const& p, GroupTile const& tile, 
   };
   with_activation(p.kind, [&](auto kind) {
     Row next = fetch(warp), after = fetch(warp + Warps);
-#pragma unroll 1
+#pragma unroll 2  // the two rows that come change places, and no register waits to be copied
     for (int row = warp; row < rows; row += Warps, y += y_step, d_hidden += d_hidden_step) {
       Row const here = next;
       next = after, after = fetch(row + 2 * Warps);
@@ -289,30 +289,6 @@ __device__ void finish_tile(RowsProduct<T> const& p, GroupTile const& tile, std:
   else
     finish_d_hidden<T, Warps, false>(p, tile, memory, warp);
 }
-
-/// Brings h of a tile to the L2 cache while its sums are made: a part with each step, by a warp.
-template <class T>
-class HiddenAhead {
- public:
-  __device__ HiddenAhead(RowsProduct<T> const& p, GroupTile const& tile)
-      : p_{p}, tile_{tile}, next_{static_cast<int>(threadIdx.x) % 32}, sides_{p.gated ? 2 : 1}, lines_{128 * 4 * sides_} {
-    int const steps = (p.depth + TensorTuning::depth - 1) / TensorTuning::depth;
-    each_ = (lines_ + 32 * steps - 1) / (32 * steps);
-  }
-  __device__ void step() {
-    for (int i = 0; i < each_ && next_ < lines_; ++i, next_ += 32) {
-      Index const row = tile_.begin + next_ / (4 * sides_);
-      int const line = next_ % 4, column = tile_.column + 64 * line;
-      if (row >= tile_.end || column >= p_.columns || (tile_.narrow && line >= 2)) continue;
-      hint_to_l2(p_.forward.at(row, column + (sides_ == 2 && next_ & 4 ? p_.columns : 0)));
-    }
-  }
-
- private:
-  RowsProduct<T> const& p_;
-  GroupTile const& tile_;
-  int next_, sides_, lines_, each_;
-};
 
 #endif
 
@@ -367,7 +343,6 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
       int number = leads ? numbers.take() : 0;
       number = __shfl_sync(~0u, number, 0);
       if (!walk.find(number, tile)) break;
-      HiddenAhead<T> ahead{p, tile};
       unsigned const right_bytes = tile.narrow ? Tensor::right_bytes / 2 : Tensor::right_bytes;
       for (int k = 0; k < p.depth; k += Tensor::depth, pipeline.next()) {
         if (leads) {
@@ -385,10 +360,6 @@ __global__ void __launch_bounds__(RowsTuning<End>::threads, 1) rows_tensor_kerne
               bring_tile(p.right, full, right + Tensor::right_bytes / 2, k, gate ? p.columns + tile.column : tile.column + 128,
                          tile.expert);
           }
-        }
-        if constexpr (End == RowsEnd::d_hidden) {
-          __syncwarp();
-          ahead.step();
         }
       }
     }

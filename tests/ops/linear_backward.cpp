@@ -145,8 +145,7 @@ TEST_CASE_TEMPLATE("linear_backward: the gradient of the input may take the inpu
   run(Cpu{2});
 }
 
-TEST_CASE_TEMPLATE("linear_backward: what the gradient of the input is added to is rounded once, with the sum", T, float, double,
-                   half, bf16) {
+TEST_CASE_TEMPLATE("linear_backward: the gradient of the input is added to where that is asked for", T, float, double, half, bf16) {
   auto const sizes = [] {
     std::vector<verify::LinearBackwardSize> out;
     for (Shape<3> const size : {Shape<3>{3, 0, 5}, Shape<3>{5, 3, 0}, Shape<3>{1, 1, 1}, Shape<3>{65, 257, 131}})

@@ -41,12 +41,12 @@ struct linear_backward_fn {
 ///   d_x = d_y W, or d_x += d_y W with `add_to_d_x` ;   d_weight += d_yᵀ x ;   d_bias += sum_m d_y_m
 ///
 /// Shapes: x, d_x (M, K); weight, d_weight (N, K); d_y (M, N); d_bias (N). Any extent may be 0. Any row stride; fast paths want the
-/// last dimension of all matrices contiguous. The gradient of the input is stored in `T` and overwritten, or added to: sum and
-/// old value are rounded once, together. Those of the parameters are accumulator_t<T> and added to. An absent one is not computed,
-/// and each optional one costs nothing else.
-/// Products and sums are in accumulator_t<T>. On `Cpu` sums over M are cut into pieces that depend on the shapes alone and are
-/// added in order, so results are the same bit for bit on any number of threads. `d_x` may be `x`, which is used up first (and
-/// not added to); nothing else may alias. Does not synchronise. Throws `shape_error` naming the argument that disagrees.
+/// last dimension of all matrices contiguous. The gradient of the input is stored in `T` and overwritten, or added to: on a CPU
+/// sum and old value are rounded once, together; on a GPU half and bf16 may be rounded before too. Those of the parameters are
+/// accumulator_t<T> and added to. An absent one is not computed, and each optional one costs nothing else. Products and sums are in
+/// accumulator_t<T>. On `Cpu` sums over M are cut into pieces that depend on the shapes alone and are added in order, so results
+/// are the same bit for bit on any number of threads. `d_x` may be `x`, which is used up first (and not added to); nothing else may
+/// alias. Does not synchronise. Throws `shape_error` naming the argument that disagrees.
 inline constexpr detail::linear_backward_fn linear_backward{};
 
 }  // namespace blackmamba

@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(256)
         Index const i = begin + 32 * k;
         if (i >= to.extent(1)) break;
         if constexpr (Add)
-          to(row, i) += x[k];
+          to(row, i) = device_round<T>(device_widen(to(row, i)) + device_widen(x[k]));
         else
           to(row, i) = x[k];
       }
@@ -116,8 +116,7 @@ View<T const, 2> fitting(Cuda const& ctx, View<T const, 2> const& from, Shape<2>
 }
 
 /// Of 16-bit operands that are not aligned, or whose contiguous extents are no multiples of 16 bytes, cuBLASLt makes two to four
-/// times as long as of padded copies, and rounds some products before it adds a bias or what was there. Queues the product of such
-/// copies.
+/// times as long as of padded copies, and rounds some products before it adds the bias. Queues the product of such copies.
 template <Scalar T, Scalar Out>
 bool multiply_padded(Cuda const& ctx, MatrixProduct<T, Out> const& p) {
   constexpr Index step = 16 / sizeof(T);
@@ -136,19 +135,18 @@ bool multiply_padded(Cuda const& ctx, MatrixProduct<T, Out> const& p) {
     }
   }
   if (I == wide_I && J == wide_J && fits_products(p.out) && !by_columns(p.out)) return Cublas::of(ctx).multiply(ctx, q);
-  // What sums are added to is copied too where it is narrow, so that they are rounded once.
-  constexpr bool exact = std::is_same_v<Out, accumulator_t<T>>;
-  q.out = ctx.scratch().template take<Out>(Shape<2>{wide_I, wide_J}), q.add = p.add && !exact;
-  if (q.add) copy_rows(ctx, View<Out const, 2>{p.out}, q.out);
+  q.out = ctx.scratch().template take<Out>(Shape<2>{wide_I, wide_J}), q.add = false;
   if (!Cublas::of(ctx).multiply(ctx, q)) return false;
   View<Out const, 2> const part{q.out.data(), p.out.shape(), q.out.strides()};
-  if constexpr (exact) {
-    if (p.add) return copy_rows<true>(ctx, part, p.out), true;
-  }
-  return copy_rows(ctx, part, p.out), true;
+  if (p.add)
+    copy_rows<true>(ctx, part, p.out);
+  else
+    copy_rows(ctx, part, p.out);
+  return true;
 }
 
-/// Queues a product of any extents and strides. `out` aliases nothing. What is added to is rounded once, with the sum.
+/// Queues a product of any extents and strides. `out` aliases nothing. Narrow products may be rounded before they are added to it,
+/// and after.
 template <Scalar T, Scalar Out>
 void multiply(Cuda const& ctx, MatrixProduct<T, Out> p) {
   Index const I = p.out.extent(0), J = p.out.extent(1), K = p.left.extent(1);
@@ -165,12 +163,11 @@ void multiply(Cuda const& ctx, MatrixProduct<T, Out> p) {
       }
     } else if constexpr (sizeof(T) == 2) {
       constexpr double worth_copies = 1 << 24;
-      bool const rounds = p.bias || (p.add && sizeof(Out) == 2);  // a product that is not aligned, before it adds these
       if (static_cast<double>(I) * static_cast<double>(J) * static_cast<double>(K) >= worth_copies) {
         if (multiply_padded(ctx, p)) return;
-        direct = !rounds;
+        direct = !p.bias;
       } else {
-        direct = !rounds || (fits_products(p.left) && fits_products(p.right) && fits_products(p.out));
+        direct = !p.bias || (fits_products(p.left) && fits_products(p.right) && fits_products(p.out));
       }
     }
     if (direct && Cublas::of(ctx).multiply(ctx, p)) return;

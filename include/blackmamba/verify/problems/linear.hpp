@@ -119,9 +119,12 @@ struct LinearBackwardProblem {
   auto outputs() const {
     // Sums of products of unit size, of either sign; the parameters', and d_x if asked to, are added to numbers of unit size.
     auto const over_outputs = static_cast<double>(size.N + size.add_to_d_x), over_rows = static_cast<double>(size.M + 1);
-    return std::tuple{Output{"d_x", d_x, Cost{.terms = over_outputs, .scale = std::sqrt(over_outputs)}, size.with_d_x},
-                      Output{"d_weight", d_weight, Cost{.terms = over_rows, .scale = std::sqrt(over_rows)}, size.with_d_weight},
-                      Output{"d_bias", d_bias, Cost{.terms = over_rows, .scale = std::sqrt(over_rows)}, size.with_d_bias}};
+    // What is added to d_x may be rounded first.
+    double const roundings = size.add_to_d_x ? 2 : 1;
+    return std::tuple{
+        Output{"d_x", d_x, Cost{.terms = over_outputs, .roundings = roundings, .scale = std::sqrt(over_outputs)}, size.with_d_x},
+        Output{"d_weight", d_weight, Cost{.terms = over_rows, .scale = std::sqrt(over_rows)}, size.with_d_weight},
+        Output{"d_bias", d_bias, Cost{.terms = over_rows, .scale = std::sqrt(over_rows)}, size.with_d_bias}};
   }
 };
 

@@ -53,7 +53,8 @@ inline EncodeTiles encode_tiles() {
 /// dimension but one by 128 bytes of the last. False where the driver refuses.
 template <class T, int Rank>
 bool describe_tiles(CUtensorMap& map, View<T const, Rank> const& view, int rows) {
-  static_assert((sizeof(T) == 2 || std::is_same_v<T, float>) && Rank >= 2);
+  static_assert(sizeof(T) == 2 || std::is_same_v<T, float>);
+  static_assert(Rank >= 2);
   EncodeTiles const encode = encode_tiles();
   if (!encode) return false;
   cuuint64_t extents[Rank], strides[Rank - 1];

@@ -186,3 +186,49 @@ GPU_TEST_TEMPLATE("expert_mlp on a GPU: any strides give what contiguous memory 
     expect(to_host(ctx, d_turned).view().transposed(1, 2), exact.d.fc1, p.backward_cost());
   }
 }
+
+GPU_TEST_TEMPLATE("expert_mlp_backward on a GPU: weights' gradients with rows any distance apart are added to, and nothing between",
+                  T, Half, bf16) {
+  Cuda const ctx;
+  ExpertProblem<T> const p{ExpertSize{{300, 0, 45, 200}, 136, 200, Activation::gelu_erf}};
+  auto const exact = p.template as<double>().run(Reference{});
+  auto const start = p.start();
+  auto const x = to_device(ctx, p.x), d_y = to_device(ctx, p.d_y);
+  auto const fc1 = to_device(ctx, p.fc1), fc2 = to_device(ctx, p.fc2);
+  auto const bias1 = to_device(ctx, p.bias1);
+  auto const offsets = to_device(ctx, p.offsets);
+  for (Index gap : {0, 1, 2, 4, 6}) {
+    CAPTURE(gap);
+    constexpr float between = 7;
+    auto const apart = [&](Tensor<float, 3> const& rows) {
+      Tensor<float, 3> out{Shape<3>{rows.extent(0), rows.extent(1), rows.extent(2) + gap}};
+      for (Index e = 0; e < out.extent(0); ++e)
+        for (Index r = 0; r < out.extent(1); ++r)
+          for (Index c = 0; c < out.extent(2); ++c) out(e, r, c) = c < rows.extent(2) ? rows(e, r, c) : between;
+      return to_device(ctx, out);
+    };
+    auto const d_fc1 = apart(start.fc1), d_fc2 = apart(start.fc2);
+    auto const rows_of = [&](auto const& all) { return all.view().slice(2, 0, all.view().extent(2) - gap); };
+    expert_mlp_backward(ctx, ExpertMlpBackwardArgs<T>{.x = x.view(),
+                                                      .offsets = offsets.view(),
+                                                      .fc1 = fc1.view(),
+                                                      .bias1 = bias1.view(),
+                                                      .fc2 = fc2.view(),
+                                                      .activation = p.s.kind,
+                                                      .gated = true,
+                                                      .d_y = d_y.view(),
+                                                      .d_x = {},
+                                                      .d_fc1 = rows_of(d_fc1),
+                                                      .d_bias1 = {},
+                                                      .d_fc2 = rows_of(d_fc2)});
+    auto const got1 = to_host(ctx, d_fc1), got2 = to_host(ctx, d_fc2);
+    CHECK_CLOSE(verify::compare_with(rows_of(got1), exact.d.fc1.view(), within<T>(p.backward_cost())));
+    CHECK_CLOSE(verify::compare_with(rows_of(got2), exact.d.fc2.view(), within<T>(p.backward_cost())));
+    Index changed = 0;
+    for (auto const* all : {&got1, &got2})
+      for (Index e = 0; e < all->extent(0); ++e)
+        for (Index r = 0; r < all->extent(1); ++r)
+          for (Index c = all->extent(2) - gap; c < all->extent(2); ++c) changed += (*all)(e, r, c) != between;
+    CHECK(changed == 0);
+  }
+}

@@ -73,7 +73,10 @@ __device__ inline void store_shared(std::uint32_t address, float4 x) {
 /// Starts copying `Bytes` (4, 8 or 16) of global memory to shared memory, beside everything else: no register waits for it.
 template <int Bytes>
 __device__ void copy_async(std::uint32_t to, void const* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(Bytes) : "memory");
+  if constexpr (Bytes == 16)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(Bytes) : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(Bytes) : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until all but the last `Pending` committed groups of this thread are there.

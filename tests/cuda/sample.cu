@@ -92,6 +92,12 @@ void expect_same_tokens(Cuda const& ctx, Kind kind, Index B, Index V, bool colum
 
 }  // namespace
 
+GPU_TEST("sample on a GPU: a few sizes reach every form of its kernels") {
+  Cuda const ctx;
+  expect_same_tokens<float>(ctx, Kind::spread, 2, 50);
+  expect_same_tokens<float>(ctx, Kind::spread, 1, 9000);
+}
+
 GPU_TEST_TEMPLATE("sample on a GPU: the tokens of the reference, for every filter, kind of row and shape", T, float, double, Half,
                   bf16) {
   Cuda const ctx;

@@ -258,6 +258,30 @@ GPU_TEST_TEMPLATE("selective_scan on a GPU: strides change little: halves of wid
   }
 }
 
+GPU_TEST_TEMPLATE("selective_scan on a GPU: B and C may be parts of a product's rows, wherever they begin", T, float, Half, bf16) {
+  Cuda const ctx;
+  ScanSizes const s{2, 70, 64, 16, 1};
+  auto const problem = ScanProblem<T>::make(s, ScanOptions{});
+  OnDevice<T> const device{ctx, problem};
+  auto const expected = device.run();
+  for (Index begin : {0, 4, 8, 1, 6}) {
+    Index const width = begin + 2 * s.N + begin % 4;
+    Tensor<T, 4> rows{Shape{s.B, s.L, s.G, width}};
+    for (Index b = 0; b < s.B; ++b)
+      for (Index t = 0; t < s.L; ++t)
+        for (Index n = 0; n < s.N; ++n)
+          rows(b, t, 0, begin + n) = problem.B(b, t, 0, n), rows(b, t, 0, begin + s.N + n) = problem.C(b, t, 0, n);
+    auto const there = to_device(ctx, rows);
+    auto args = device.args();
+    args.B = there.view().slice(3, begin, s.N), args.C = there.view().slice(3, begin + s.N, s.N);
+    device.poison(device.y), device.poison(device.last);
+    auto const got = device.run(args);
+    INFO(concat("begin ", begin));
+    CHECK(same_bits(got.y, expected.y));
+    CHECK(same_bits(got.last, expected.last));
+  }
+}
+
 GPU_TEST("selective_scan on a GPU: extreme step sizes forget or keep the state, and NaN stays where it is") {
   Cuda const ctx;
   ScanSizes const s{1, 3, 10, 4, 1};

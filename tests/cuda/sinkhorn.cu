@@ -92,6 +92,13 @@ GPU_TEST_TEMPLATE("sinkhorn on a GPU: both forms agree with the double reference
   expect_right(verify::check<verify::SinkhornLogProblem, T>(ctx, {}, sizes(many)));
 }
 
+GPU_TEST("sinkhorn on a GPU: a few sizes reach every form of its kernels") {
+  Cuda const ctx;
+  std::vector<verify::SinkhornSize> const few{{63, 8}, {2501, 8}, {16385, 8}, {700, 33}, {5000, 65}, {300, 300}};
+  expect_right(verify::check<verify::SinkhornProblem, float>(ctx, {}, few));
+  expect_right(verify::check<verify::SinkhornLogProblem, float>(ctx, {}, few));
+}
+
 GPU_TEST_TEMPLATE("sinkhorn on a GPU: the report is of the plan as written, and says what the reference's says", T, float, double) {
   Cuda const ctx;
   for (Index tokens : {1, 40, 3000, 20000})

@@ -44,6 +44,16 @@ GPU_TEST_TEMPLATE("top_k on a GPU: the same elements as the reference, with ties
       }
 }
 
+GPU_TEST("top_k on a GPU: a few sizes reach every form of its kernels") {
+  Cuda const ctx;
+  for (auto const shape : {Shape<2>{70, 16}, Shape<2>{2, 300}, Shape<2>{2, 5000}}) {
+    auto const x = random_tensor<float>(shape, 1);
+    auto const there = to_device(ctx, x);
+    for (Index k : {1, 8, 256, 2049})
+      if (k <= shape[1]) check<float>(ctx, x.view(), there.view(), k, true);
+  }
+}
+
 GPU_TEST_TEMPLATE("top_k on a GPU: rows as long as a vocabulary", T, float, bf16) {
   Cuda const ctx;
   auto const x = random_tensor<T>(Shape{Index{4}, Index{50304}}, 1, 3);

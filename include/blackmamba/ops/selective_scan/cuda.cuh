@@ -35,8 +35,8 @@ template <class T>
 bool typical_scan_fits(SelectiveScanArgs<T> const& a) {
   constexpr Index wide = 16 / sizeof(T);
   return a.z && a.delta_softplus && a.A.extent(1) == ScanTuning::most_states && a.u.extent(2) / a.B.extent(2) % wide == 0 &&
-         reads_align(a.u, wide) && reads_align(a.delta, wide) && reads_align(a.z, wide) && reads_align(a.B, wide) &&
-         reads_align(a.C, wide);
+         reads_align(a.u, wide) && reads_align(a.delta, wide) && reads_align(a.z, wide) && reads_align(a.B, 4) &&
+         reads_align(a.C, 4);
 }
 
 template <class T>

@@ -341,7 +341,11 @@ class ScanTile {
       bool const there = bc_t_ + j * step < left && (Whole || !is_c_);
       T const* const from = bc_ + j * step * bc_stride_;
       if constexpr (Typical) {
-        raw_bc_[j] = there ? *reinterpret_cast<uint4 const*>(from) : uint4{0, 0, 0, 0};
+        // Rows of B and C are parts of a product's, and need not begin at a multiple of 16 bytes.
+        uint2 const zero{0, 0};
+        uint2 const low = there ? *reinterpret_cast<uint2 const*>(from) : zero;
+        uint2 const high = there ? *reinterpret_cast<uint2 const*>(from + wide / 2) : zero;
+        raw_bc_[j] = {low.x, low.y, high.x, high.y};
       } else {
         int const N = static_cast<int>(a_.A.extent(1));
         Index const stride = is_c_ ? a_.C.stride(3) : a_.B.stride(3);

@@ -164,13 +164,13 @@ class ScanForwardWarp {
 
   /// To a part of scratch memory, in the order of the threads of the way back.
   __device__ void leave(float4* to, int part, float const (&x)[states]) const {
-    int const pair = channel_ / 2 % 8, warp = channel_ / 16, turn = pair & 3;
+    int const pair = channel_ / 2 % 8, warp = channel_ / 16, turn = pair >> 1;
 #pragma unroll
     for (int q = 0; q < states / 4; ++q) {
       float const a = turn & 1 ? x[4 * q + 1] : x[4 * q], b = turn & 1 ? x[4 * q] : x[4 * q + 1],
                   c = turn & 1 ? x[4 * q + 3] : x[4 * q + 2], d = turn & 1 ? x[4 * q + 2] : x[4 * q + 3];
       float4 const turned = turn & 2 ? float4{c, d, a, b} : float4{a, b, c, d};
-      to[(Index{part} * 2 + ((channel_ & 1) ^ (q >> 1))) * Tuning::threads + 32 * warp + 8 * q + pair] = turned;
+      to[(Index{part} * 2 + ((channel_ & 1) ^ (q >> 1))) * Tuning::threads + 32 * warp + ScanBackwardPlace::lane(q, pair)] = turned;
     }
   }
 

@@ -45,13 +45,22 @@ struct ScanBackwardLayout {
 /// What a thread has: 2 channels of the 64 and 4 of their states. Registers hold them in an order of the thread's own: channel
 /// c ^ swap() of the pair in register c, state j ^ turn() of the four in register j. So lanes that sum over each other's channels
 /// or states send the same registers and keep the same ones, and nothing is selected.
+///
+/// Which lane has which is chosen for shared memory: it serves half of a warp at a time, instead of a quarter, where each lane
+/// reads the same 16 bytes as lane ^ 1 (of B and C), or as lane ^ 2 (of a channel).
 struct ScanBackwardPlace {
-  int warp, q, p;  ///< lane = 8 q + p: the states 4 q …, the channels 2 p … of the warp's 16
+  /// Lanes whose p or q differs in one bit are these masks apart.
+  static constexpr int p0 = 1, p1 = 4, p2 = 8, q0 = 2, q1 = 16;
+  int warp, q, p;  ///< the states 4 q …, the channels 2 p … of the warp's 16
 
   explicit __device__ ScanBackwardPlace(unsigned thread)
-      : warp{static_cast<int>(thread) / 32}, q{static_cast<int>(thread) % 32 / 8}, p{static_cast<int>(thread) % 8} {}
+      : warp{static_cast<int>(thread) / 32},
+        q{static_cast<int>((thread >> 1 & 1) | (thread >> 3 & 2))},
+        p{static_cast<int>((thread & 1) | (thread >> 1 & 6))} {}
+  /// The lane that has states 4 q … and channels 2 p ….
+  static __device__ int lane(int q, int p) { return (p & 1) | (p & 6) << 1 | (q & 1) << 1 | (q & 2) << 3; }
   __device__ int swap() const { return q >> 1; }
-  __device__ int turn() const { return p & 3; }
+  __device__ int turn() const { return p >> 1; }
   __device__ int channel(int c) const { return 2 * p + (c ^ swap()); }  ///< of the warp's
   __device__ int state(int j) const { return 4 * q + (j ^ turn()); }
 };

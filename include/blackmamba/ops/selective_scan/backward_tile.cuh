@@ -16,10 +16,12 @@ template <class T>
 class ScanBackwardTile {
   using Tuning = ScanBackwardTuning;
   using Args = SelectiveScanBackwardArgs<T>;
+  using Place = ScanBackwardPlace;
   static constexpr int threads = Tuning::threads, warps = threads / 32, group = Tuning::group;
   static constexpr int row = 16;                     // channels of a warp
   static constexpr int wide = 16 / sizeof(T);        // elements in 16 bytes
   static constexpr int copies_per_row = row / wide;  // of 16 bytes
+  static constexpr int record_row = row + 4;         // so that lanes that write to two rows meet in no bank
   static constexpr int mine = 4;                     // times of this lane's own in a group: 2 i + parity
   static constexpr float log2_e = 1.44269504088896f, ln_2 = 0.693147180559945f;
   using Raw = std::conditional_t<sizeof(T) == 2, unsigned short, float>;
@@ -27,11 +29,12 @@ class ScanBackwardTile {
 
  public:
   struct alignas(16) Shared {
-    T inputs[2][warps][4][group][row];         // u, delta, z, d_y
-    float4 kept[2][2][threads];                // states before groups
-    float steps[2][warps * row];               // step sizes up to there
-    float4 bc[2][group][2][4][4];              // B and C: of 4 states, the four orders that lanes hold them in
-    float4 records[warps][group][2][row / 2];  // of channels 2 p, of 2 p + 1: step size, its product with u, dp, slope of softplus
+    T inputs[2][warps][4][group][row];  // u, delta, z, d_y
+    float4 kept[2][2][threads];         // states before groups
+    float steps[2][warps * row];        // step sizes up to there
+    float4 bc[2][group][2][4][4];       // B and C: of 4 states, the four orders that lanes hold them in
+    float4 records[warps][group]
+                  [record_row];  // step size, its product with u, dp, slope of softplus: of channels 2 p, then 2 p + 1
     float sums[2][warps][2][group][Tuning::states];  // of dB and dC over a warp's channels
     float4 start[2][threads];                        // the state at the segment's beginning
     ScanRow<T> rows[7];                              // as Tensor numbers them
@@ -99,7 +102,7 @@ class ScanBackwardTile {
     __syncthreads();
     add_up((last_slot_ - first_slot_) & 1, t_before, count_before);
     store(plan_.d_A, part_, d_A_);
-    float const d_D = d_D_ + __shfl_xor_sync(~0u, d_D_, 8), d_bias = d_bias_ + __shfl_xor_sync(~0u, d_bias_, 8);
+    float const d_D = d_D_ + of_lane(d_D_, Place::q0), d_bias = d_bias_ + of_lane(d_bias_, Place::q0);
     if (parity() == 0) {
       Index const at = Index{part_} * Tuning::channels + place_.warp * row + place_.channel(0);
       plan_.d_D[at] = d_D, plan_.d_bias[at] = d_bias;
@@ -107,6 +110,8 @@ class ScanBackwardTile {
   }
 
  private:
+  /// What the lane that is `mask` apart has.
+  static __device__ float of_lane(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
   __device__ int parity() const { return place_.q & 1; }
   __device__ int pair_channel(int c) const { return d_ + (c ^ place_.swap()); }
@@ -187,7 +192,9 @@ class ScanBackwardTile {
     x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
   }
   /// Of this thread's channel c.
-  __device__ float4& record(int t, int c) const { return shared_.records[place_.warp][t][c ^ place_.swap()][place_.p]; }
+  __device__ float4& record(int t, int c) const {
+    return shared_.records[place_.warp][t][row / 2 * (c ^ place_.swap()) + place_.p];
+  }
   __device__ float fetched(int buffer, Tensor tensor, int t) const {
     return device_widen(shared_.inputs[buffer][place_.warp][tensor][t][place_.channel(0)]);
   }
@@ -210,20 +217,20 @@ class ScanBackwardTile {
   /// Of two times, each lane of a pair keeps its own and gets the other lane's share of it.
   static __device__ float exchange(float even, float odd, bool keeps_odd, int mask) {
     float const keep = keeps_odd ? odd : even, send = keeps_odd ? even : odd;
-    return keep + __shfl_xor_sync(~0u, send, mask);
+    return keep + of_lane(send, mask);
   }
   /// Sums over the pairs of channels, but for the last halving: that of state 4 q + turn.
   static __device__ float over_channels(float const (&x)[4]) {
-    float const keep = x[0] + __shfl_xor_sync(~0u, x[2], 2), send = x[1] + __shfl_xor_sync(~0u, x[3], 2);
-    return keep + __shfl_xor_sync(~0u, send, 1);
+    float const keep = x[0] + of_lane(x[2], Place::p2), send = x[1] + of_lane(x[3], Place::p2);
+    return keep + of_lane(send, Place::p1);
   }
   /// Sums over the states, but for the last halving: that of channel(0).
-  static __device__ float over_states(float const (&x)[2]) { return x[0] + __shfl_xor_sync(~0u, x[1], 16); }
+  static __device__ float over_states(float const (&x)[2]) { return x[0] + of_lane(x[1], Place::q1); }
 
   __device__ void leave_sums(int buffer, int which, float const (&x)[mine]) const {
 #pragma unroll
     for (int i = 0; i < mine; ++i)
-      shared_.sums[buffer][place_.warp][which][2 * i + (place_.p >> 2)][4 * place_.q + place_.turn()] = x[i];
+      shared_.sums[buffer][place_.warp][which][2 * i + (place_.p & 1)][4 * place_.q + place_.turn()] = x[i];
   }
 
   /// This lane's outputs of a group.
@@ -272,8 +279,8 @@ class ScanBackwardTile {
         }
         y[k] = over_states(of_states), d_C[k] = over_channels(of_channels);
       }
-      of_C[i] = exchange(d_C[0], d_C[1], place_.p & 4, 4);
-      float const sum = exchange(y[0], y[1], parity(), 8);
+      of_C[i] = exchange(d_C[0], d_C[1], place_.p & 1, Place::p0);
+      float const sum = exchange(y[0], y[1], parity(), Place::q0);
       int const t = 2 * i + parity();
       float const z_t = fetched(buffer, z, t), gate = device_sigmoid(z_t);
       of_z[i] = fetched(buffer, d_y, t) * fmaf(D_, fetched(buffer, u, t), sum) * gate * fmaf(z_t, 1.0f - gate, 1.0f);
@@ -305,9 +312,9 @@ class ScanBackwardTile {
         }
         through_A[k] = over_states(of_A), through_B[k] = over_states(of_g), d_B[k] = over_channels(of_channels);
       }
-      of_B[i] = exchange(d_B[0], d_B[1], place_.p & 4, 4);
-      float const A_sum = exchange(through_A[0], through_A[1], parity(), 8) * ln_2;
-      float const B_sum = exchange(through_B[0], through_B[1], parity(), 8);
+      of_B[i] = exchange(d_B[0], d_B[1], place_.p & 1, Place::p0);
+      float const A_sum = exchange(through_A[0], through_A[1], parity(), Place::q0) * ln_2;
+      float const B_sum = exchange(through_B[0], through_B[1], parity(), Place::q0);
       int const t = 2 * i + parity();
       float4 const step = record(t, 0);
       float const u_t = fetched(buffer, u, t);
@@ -337,7 +344,7 @@ class ScanBackwardTile {
   Args const& a_;
   ScanBackwardLayout const& plan_;
   Shared& shared_;
-  ScanBackwardPlace place_;
+  Place place_;
   int tile_, row_, part_, first_slot_, last_slot_, d_, copied_d_;
   bool valid_;
   float A_[2][4], D_, bias_, d_A_[2][4]{}, d_D_ = 0, d_bias_ = 0;

@@ -29,12 +29,11 @@ class ScanBackwardTile {
 
  public:
   struct alignas(16) Shared {
-    T inputs[2][warps][4][group][row];  // u, delta, z, d_y
-    float4 kept[2][2][threads];         // states before groups
-    float steps[2][warps * row];        // step sizes up to there
-    float4 bc[2][group][2][4][4];       // B and C: of 4 states, the four orders that lanes hold them in
-    float4 records[warps][group]
-                  [record_row];  // step size, its product with u, dp, slope of softplus: of channels 2 p, then 2 p + 1
+    T inputs[2][warps][4][group][row];               // u, delta, z, d_y
+    float4 kept[2][2][threads];                      // states before groups
+    float steps[2][warps * row];                     // step sizes up to there
+    float4 bc[2][group][2][4][4];                    // B and C: of 4 states, the four orders that lanes hold them in
+    float4 records[warps][group][record_row];        // of channels 2 p, then of 2 p + 1: what step_sizes makes
     float sums[2][warps][2][group][Tuning::states];  // of dB and dC over a warp's channels
     float4 start[2][threads];                        // the state at the segment's beginning
     ScanRow<T> rows[7];                              // as Tensor numbers them
@@ -199,7 +198,8 @@ class ScanBackwardTile {
     return device_widen(shared_.inputs[buffer][place_.warp][tensor][t][place_.channel(0)]);
   }
 
-  /// This lane's records of a group of `count` steps. Those past the end have a size of 0 and add nothing.
+  /// This lane's records of a group of `count` steps: step size, its product with u, dp, slope of softplus. Those past the end have
+  /// a size of 0 and add nothing.
   __device__ void step_sizes(int count, int buffer) const {
 #pragma unroll
     for (int i = 0; i < mine; ++i) {

@@ -84,8 +84,8 @@ void scan_fast(Cuda const& ctx, SelectiveScanArgs<T> const& a, Index count) {
   }
   Index const multiprocessors = ctx.multiprocessors(), slots = multiprocessors * Tuning::blocks_per_multiprocessor;
   Index const parts = std::min(slots / tiles, L / Tuning::shortest_chunk);
-  if (static_cast<double>(tiles) <= Tuning::split_below * static_cast<double>(slots) && parts >= 2)
-    return scan_in_chunks(ctx, a, plan, tiles, parts);
+  double const each = static_cast<double>(tiles) / static_cast<double>(multiprocessors);
+  if ((each < 1 || (each > Tuning::nearly_two && each < 2)) && parts >= 2) return scan_in_chunks(ctx, a, plan, tiles, parts);
   // As many blocks as run at once, the same number on each multiprocessor; none with less than a whole tile to do.
   Index const blocks = tiles < multiprocessors ? tiles : std::min(slots, tiles / multiprocessors * multiprocessors);
   plan.mode = ScanPlan::balanced;

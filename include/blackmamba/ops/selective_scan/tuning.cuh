@@ -15,9 +15,10 @@ struct ScanTuning {
   static constexpr int stage = 32;                                  ///< time steps of B and C that are in shared memory at once
   static constexpr int blocks_per_multiprocessor = 4;
 
-  /// A sequence is split over time only where fewer tiles than this share of the slots would run, into pieces no shorter than
-  /// `shortest_chunk`: below that, a second kernel and carrying states cost more than they gain.
-  static constexpr double split_below = 0.5;
+  /// A sequence is split over time only where there is less than a tile for each multiprocessor, or nearly two, which one block
+  /// each would have to do; into pieces no shorter than `shortest_chunk`: below that, a second kernel and carrying states cost more
+  /// than they gain.
+  static constexpr double nearly_two = 1.8;
   static constexpr Index shortest_chunk = 128;
   /// Time of a step that leaves only the state, over that of a whole step.
   static constexpr double local_cost = 0.72;
